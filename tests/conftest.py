@@ -1,0 +1,111 @@
+"""What all tests share: a run of the script, and what it left behind."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import webbridge_restart
+from simulated_mmp import PASSWORD, SimulatedMMP
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00 ")
+
+
+class Ran(NamedTuple):
+    """What a run returned, printed and logged."""
+
+    status: int
+    out: str
+    err: str
+    log: list[str]  # its lines without their stamps
+    seconds: float
+
+
+Run = Callable[..., Ran]
+
+
+def unstamped(text: str) -> list[str]:
+    """Return the log's lines without their stamps, each of which must be there."""
+    lines = text.splitlines()
+    assert all(STAMP.match(line) for line in lines), text
+    return [STAMP.sub("", line, count=1) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.01)
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Path:
+    return tmp_path / "log.txt"
+
+
+@pytest.fixture
+def known_hosts(tmp_path: Path) -> Path:
+    return tmp_path / "known_hosts"
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    log_file: Path,
+    known_hosts: Path,
+) -> Run:
+    """Run main() on servers: simulated ones, whose keys it knows, or addresses.
+
+    The log is the one that this run wrote; what was in the file before is not repeated.
+    """
+    monkeypatch.setenv("MMP_PASSWORD", PASSWORD)
+
+    def run_once(servers: list[SimulatedMMP | str], *options: str) -> Ran:
+        addresses = [mmp if isinstance(mmp, str) else mmp.address for mmp in servers]
+        monkeypatch.setattr(webbridge_restart, "WEBBRIDGES", dict(enumerate(addresses, 1)))
+        if not known_hosts.exists():
+            lines = [mmp.known_hosts_line for mmp in servers if isinstance(mmp, SimulatedMMP)]
+            known_hosts.write_text("".join(f"{line}\n" for line in lines))
+        before = len(log_file.read_bytes()) if log_file.is_file() else 0
+        began = time.monotonic()
+        status = webbridge_restart.main(
+            ["--known-hosts", str(known_hosts), "--log-file", str(log_file), *options]
+        )
+        seconds = time.monotonic() - began
+        log = log_file.read_bytes()[before:].decode() if log_file.is_file() else ""
+        printed = capsys.readouterr()
+        return Ran(status, printed.out, printed.err, unstamped(log), seconds)
+
+    return run_once
+
+
+@pytest.fixture
+def mmp() -> Iterator[SimulatedMMP]:
+    """A server that behaves well."""
+    with SimulatedMMP() as server:
+        yield server
+
+
+def restarted(server: SimulatedMMP | str) -> str:
+    """Return the log line of a success."""
+    address = server if isinstance(server, str) else server.address
+    return f"Webbridge on server: {address} restarted successfully"
+
+
+def failed(server: SimulatedMMP | str, reason: str) -> list[str]:
+    """Return the two log lines of a failure."""
+    address = server if isinstance(server, str) else server.address
+    return [f"Failed to restart webbridge on server {address}. Error:", reason]

@@ -1,0 +1,250 @@
+"""A Cisco Meeting Server's MMP over real SSH on loopback, that behaves well or badly as told.
+
+    with SimulatedMMP() as mmp:
+        ...  # connect to mmp.address; see mmp.commands, mmp.passwords and mmp.connections
+
+It listens on a port that the system chooses, and is gone at the end of the block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import paramiko
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+PASSWORD = "correct horse"
+SUCCESS = b"SUCCESS: Webbridge restarted\n"
+SETTINGS = b"Enabled                 : true\nInterface whitelist     : a:443\n"
+Action = Callable[["paramiko.Channel"], None]
+
+
+def ed25519_key() -> paramiko.PKey:
+    pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+    )
+    return paramiko.Ed25519Key(file_obj=io.StringIO(pem.decode()))
+
+
+def rsa_key() -> paramiko.PKey:
+    pem = rsa.generate_private_key(65537, 2048).private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    )
+    return paramiko.RSAKey(file_obj=io.StringIO(pem.decode()))
+
+
+def answer(text: bytes = SUCCESS, status: int | None = 0) -> Action:
+    """Return what a command does: it sends the text, then the exit status if there is one."""
+
+    def act(channel: paramiko.Channel) -> None:
+        channel.sendall(text)
+        if status is not None:
+            channel.send_exit_status(status)
+        channel.close()
+
+    return act
+
+
+def reset(connection: socket.socket) -> None:
+    """End a TCP connection with a reset instead of a goodbye."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@dataclass
+class SimulatedMMP:
+    """One server. Every setting may be changed while it runs, and holds for what comes after."""
+
+    restart: Action = field(default_factory=answer)
+    webbridge: Action = field(default_factory=lambda: answer(SETTINGS))
+    password: str = PASSWORD
+    methods: str = "password"  # or "keyboard-interactive", "publickey", or several with commas
+    questions: list[list[str]] = field(default_factory=lambda: [["Password: "]])
+    host_key: paramiko.PKey = field(default_factory=ed25519_key)
+    stall: str = ""  # the stage where it falls silent: "login", "channel" or "exec"
+    refuse_channels: bool = False
+    raw: Callable[[socket.socket], None] | None = None  # instead of SSH
+    raw_times: int = 1_000_000  # for so many connections; after that comes SSH
+    log: bytes | Path = b""  # what SFTP serves as "log", or the path of such a file
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        self.commands: list[str] = []
+        self.passwords: list[str] = []
+        self.connections = 0
+        self.bytes_read = 0  # over SFTP
+        self.stopped = threading.Event()
+        self.connected = threading.Condition()
+        self.transports: list[paramiko.Transport] = []
+        self.sockets: list[socket.socket] = []
+        self.listener = socket.create_server((self.host, 0), backlog=100)
+        self.port = self.listener.getsockname()[1]
+        self.address = f"{self.host}:{self.port}"
+
+    def __enter__(self) -> SimulatedMMP:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for transport in self.transports:
+            transport.close()
+        for connection in self.sockets:
+            connection.close()
+
+    @property
+    def known_hosts_line(self) -> str:
+        return f"[{self.host}]:{self.port} {self.host_key.get_name()} {self.host_key.get_base64()}"
+
+    def wait_for_commands(self, number: int = 1, seconds: float = 20) -> None:
+        """Return when so many commands have come; raises AssertionError where they do not."""
+        with self.connected:
+            assert self.connected.wait_for(lambda: len(self.commands) >= number, seconds)
+
+    def wait_for_connections(self, number: int = 1, seconds: float = 20) -> None:
+        """Return when so many connections have come; raises AssertionError where they do not."""
+        with self.connected:
+            assert self.connected.wait_for(lambda: self.connections >= number, seconds)
+
+    def _serve(self) -> None:
+        while not self.stopped.is_set():
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with self.connected:
+                self.connections += 1
+                self.sockets.append(connection)
+                self.connected.notify_all()
+            threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+
+    def _attend(self, connection: socket.socket) -> None:
+        if self.raw and self.connections <= self.raw_times:
+            with contextlib.suppress(OSError):
+                self.raw(connection)
+            return
+        transport = paramiko.Transport(connection)
+        transport.add_server_key(self.host_key)
+        transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
+        self.transports.append(transport)
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            transport.start_server(server=_Session(self))
+
+
+class _Session(paramiko.ServerInterface):
+    """One connection, as paramiko asks about it."""
+
+    def __init__(self, mmp: SimulatedMMP) -> None:
+        self.mmp = mmp
+        self.rounds = list(mmp.questions)
+        self.right = True
+
+    def get_allowed_auths(self, username: str) -> str:
+        return self.mmp.methods
+
+    def _stall(self, stage: str) -> None:
+        if self.mmp.stall == stage:
+            self.mmp.stopped.wait()
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        if "password" not in self.mmp.methods:
+            return paramiko.AUTH_FAILED
+        self.mmp.passwords.append(password)
+        self._stall("login")
+        good = password == self.mmp.password
+        return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
+
+    def check_auth_interactive(
+        self, username: str, submethods: str
+    ) -> int | paramiko.InteractiveQuery:
+        if "keyboard-interactive" not in self.mmp.methods:
+            return paramiko.AUTH_FAILED
+        return self._ask()
+
+    def _ask(self) -> paramiko.InteractiveQuery:
+        query = paramiko.InteractiveQuery("", "")
+        for question in self.rounds.pop(0):
+            query.add_prompt(question, echo=False)
+        return query
+
+    def check_auth_interactive_response(
+        self, responses: list[str]
+    ) -> int | paramiko.InteractiveQuery:
+        self.mmp.passwords.extend(responses)
+        self.right = self.right and all(text == self.mmp.password for text in responses)
+        if self.rounds:
+            return self._ask()
+        return paramiko.AUTH_SUCCESSFUL if self.right else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        self._stall("channel")
+        if self.mmp.refuse_channels:
+            return paramiko.OPEN_FAILED_RESOURCE_SHORTAGE
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        text = command.decode()
+        with self.mmp.connected:
+            self.mmp.commands.append(text)
+            self.mmp.connected.notify_all()
+        self._stall("exec")
+        unknown = answer(f"Unknown command: {text}\n".encode(), 1)
+        action = {"webbridge restart": self.mmp.restart, "webbridge": self.mmp.webbridge}
+        threading.Thread(
+            target=self._act, args=(action.get(text, unknown), channel), daemon=True
+        ).start()
+        return True
+
+    def _act(self, action: Action, channel: paramiko.Channel) -> None:
+        channel.event.wait(0.01)  # the reply to the exec request goes first
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            action(channel)
+
+
+class _Files(paramiko.SFTPServerInterface):
+    """The MMP's files, of which there is one, called log."""
+
+    def __init__(self, server: _Session) -> None:
+        self.mmp = server.mmp
+
+    def open(self, path: str, flags: int, attr: object) -> paramiko.SFTPHandle | int:
+        if path not in ("log", "/log"):
+            return paramiko.SFTP_NO_SUCH_FILE
+        return _LogHandle(self.mmp)
+
+
+class _LogHandle(paramiko.SFTPHandle):
+    def __init__(self, mmp: SimulatedMMP) -> None:
+        super().__init__()
+        self.mmp = mmp
+        self.file: io.BufferedIOBase = (
+            io.BytesIO(mmp.log) if isinstance(mmp.log, bytes) else mmp.log.open("rb")
+        )
+        self.lock = threading.Lock()
+
+    def stat(self) -> paramiko.SFTPAttributes:
+        attributes = paramiko.SFTPAttributes()
+        attributes.st_size = self.file.seek(0, os.SEEK_END)
+        return attributes
+
+    def read(self, offset: int, length: int) -> bytes | int:
+        with self.lock:
+            self.file.seek(offset)
+            data = self.file.read(length)
+            self.mmp.bytes_read += len(data)
+        return data or paramiko.SFTP_EOF
+
+    def close(self) -> None:
+        self.file.close()
