@@ -13,20 +13,24 @@ Edit the block below, then:
     python3 webbridge_restart.py --check --accept-new-host-keys    try the set-up, restart nothing
     python3 webbridge_restart.py                                   restart every Web Bridge
     python3 webbridge_restart.py 2 cms4.example.com                restart only these
+    python3 webbridge_restart.py --sessions                        count the leaked sessions
 
-Exit status: 0 all were restarted (or checked), 1 at least one was not, 2 nothing was attempted,
-130 ended by Ctrl-C, 143 ended by SIGTERM.
+Exit status: 0 all were restarted (checked, counted), or need not be; 1 at least one was not;
+2 nothing was attempted; 130 ended by Ctrl-C; 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import collections
 import contextlib
 import datetime
 import difflib
 import getpass
+import gzip
 import ipaddress
+import json
 import logging
 import os
 import queue
@@ -36,9 +40,10 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 try:
     import paramiko
@@ -57,6 +62,9 @@ WEBBRIDGES = {
 }
 MMP_USERNAME = "admin"
 MMP_PASSWORD = ""  # README.md names safer places for it
+
+# For counting sessions only: the servers with a Call Bridge, where they are not the same ones.
+CALLBRIDGES: dict[int, str] = {}
 
 # ---- Limits --------------------------------------------------------------------------------------
 
@@ -100,7 +108,7 @@ class Server(NamedTuple):
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
 
-# ---- Text, log and terminal ----------------------------------------------------------------------
+# ---- Text, files and terminal --------------------------------------------------------------------
 
 
 def printable(sent: bytes | str) -> str:
@@ -124,18 +132,6 @@ def append(path: Path, text: str) -> None:
         file.write(("\n" * torn + text).encode("utf-8", "backslashreplace"))
 
 
-def write_log(path: Path, *messages: str) -> bool:
-    """Append the messages, stamped; return whether the log took them."""
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
-    text = "".join(f"{now} {message}{os.linesep}" for message in messages)
-    try:
-        append(path, text)
-    except OSError as error:
-        say("stderr", f"{path} takes no lines: {error.strerror}. Lost:\n{text}")
-        return False
-    return True
-
-
 def say(stream: str, text: str) -> None:
     """Write to sys.stdout or sys.stderr; a missing, closed or full one must not stop the work."""
     try:
@@ -144,6 +140,49 @@ def say(stream: str, text: str) -> None:
         getattr(sys, stream).flush()
     except (AttributeError, OSError, ValueError):
         setattr(sys, stream, None)  # or Python tries again at its exit, and exits with 120
+
+
+class Report:
+    """Where a run tells what happens: the terminal and, once it is known to work, the log."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.log_file: Path | None = None
+        self.log_lost = False
+        self.signals: list[signal.Signals] = []
+
+    def note_signal(self, number: int, _: object) -> None:
+        self.signals.append(signal.Signals(number))
+
+    def log(self, *messages: str) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
+        text = "".join(f"{now} {message}{os.linesep}" for message in messages)
+        try:
+            if self.log_file:
+                append(self.log_file, text)
+        except OSError as error:
+            self.log_lost = True
+            self.complain(f"{self.log_file} takes no lines: {error.strerror}. Lost:\n{text}")
+
+    def complain(self, text: str) -> None:
+        self.show_waiting([])
+        say("stderr", f"{text.rstrip()}\n")
+
+    def print(self, text: str) -> None:
+        self.show_waiting([])
+        if not self.quiet:
+            say("stdout", f"{text}\n")
+
+    def print_new_key(self, connection: Connection) -> None:
+        if connection.new_key:
+            address = connection.server.address
+            self.print(f"Stored the new host key of {address}: {connection.new_key}")
+
+    def show_waiting(self, connections: Sequence[Connection]) -> None:
+        """On a terminal, show who is waited for; the next line takes the place of this."""
+        if not self.quiet and sys.stdout and sys.stdout.isatty():
+            text = ", ".join(connection.server.address for connection in connections)[:70]
+            say("stdout", f"\r{text} ...".ljust(79) if text else f"\r{'':78}\r")
 
 
 # ---- What is found wrong before the first connection ---------------------------------------------
@@ -171,9 +210,9 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
             server = Server(number + 0, address.strip(), *parse_address(address.strip()))
         except (AttributeError, TypeError, ValueError):
             raise Trouble(
-                f"{name} has {number!r}: {address!r}, which is no server. {edit}"
+                f"{name} has {number!r}: {address!r}, that is no server. {edit}"
             ) from None
-        other = servers.setdefault(server[2:], server)
+        other = servers.setdefault((server.host, server.port), server)
         if other is not server:
             raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
     return list(servers.values())
@@ -190,7 +229,7 @@ def refuse_repeated_numbers() -> None:
 
 def choose(servers: list[Server], wanted: Sequence[str]) -> list[Server]:
     """Return those that were asked for by number or address, or all; raises Trouble."""
-    names = {name: server for server in servers for name in (str(server.number), server.address)}
+    names = [name for server in servers for name in (str(server.number), server.address)]
     for name in wanted:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
@@ -238,12 +277,12 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 
 # ---- SSH -----------------------------------------------------------------------------------------
 
-# Why a server failed, by the type of what paramiko or the socket raised, at a stage or at any. A
-# base class serves where its derived class has no entry.
+# Why a server failed, by the type of what paramiko or the socket raised, at one stage or at any.
+# A base class serves where its derived class has no entry.
 REASONS = {
-    "NoValidConnectionsError": "{error}",
-    "gaierror": "The name {host} is not found: check WEBBRIDGES, and this computer's DNS.",
-    "connecting: OSError": "Cannot connect to {host} port {port}: {error}.",
+    "NoValidConnectionsError": "{text}",
+    "gaierror": "The name {host} is not found: check its line, and this computer's DNS.",
+    "connecting: OSError": "Cannot connect to {host} port {port}: {text}.",
     "connecting: timeout": "Nothing answers at {host} port {port}: wrong address, or a firewall?",
     "connecting: TimeoutError": "Nothing answers at {host} port {port}: wrong address, a firewall?",
     "connecting: EOFError": "The server at {host} port {port} broke the key exchange off.",
@@ -259,6 +298,7 @@ REASONS = {
     "account that is locked, or barred from this host or hour. {by_hand}",
     "logging in: SSHException": "The server asks for more than a password: expired? {by_hand}",
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
+    "reading the log: OSError": "Its log cannot be read over SFTP: {text}",
 }
 
 
@@ -289,8 +329,10 @@ class Connection:
         self.client = paramiko.SSHClient()
         self.closed = threading.Event()
         self.stage = "connecting"
-        self.new_key = ""
         self.began = 0.0  # time.monotonic()
+        self.new_key = self.said = ""
+        self.wanted: set[str] = set()  # the counters that this server's log should have
+        self.counters: dict[str, Counter] = {}
 
     def enter(self, stage: str) -> None:
         """Go on to the next stage; raises EOFError where the connection was closed."""
@@ -305,13 +347,14 @@ class Connection:
     def open(self) -> None:
         """Connect and log in; what can pass is tried again, up to the login."""
         lasting = paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer
-        for tries_left in reversed(range(CONNECT_TRIES)):
+        tries_left = CONNECT_TRIES
+        while not self.client.get_transport():
             try:
                 self.open_once()
-                return
             except (OSError, EOFError, paramiko.SSHException) as error:
                 if self.stage != "connecting" or isinstance(error, (*lasting, socket.gaierror)):
                     raise
+                tries_left -= 1
                 time_left = self.began + self.options.timeout - time.monotonic()
                 if not tries_left or time_left < 2 * SECONDS_BETWEEN_TRIES:
                     raise
@@ -339,8 +382,8 @@ class Connection:
         shown = f"{key.get_name()} {key.fingerprint}"
         if not self.options.accept_new_host_keys:
             raise Trouble(
-                f"The server's host key is not known: {shown}. Compare it with the server's "
-                "own, then store it with --check --accept-new-host-keys."
+                f"The server's host key is not known: {shown}. Compare it with the server's own, "
+                "then store it with --check --accept-new-host-keys."
             )
         try:
             append(self.options.known_hosts, f"{name} {key.get_name()} {key.get_base64()}\n")
@@ -363,6 +406,7 @@ class Connection:
             return answers.pop() if questions else []
 
         self.enter("logging in")
+        transport.set_keepalive(30)  # after a look at the log, a restart may be long in coming
         try:
             more = transport.auth_password(MMP_USERNAME, self.password, fallback=False)
         except paramiko.BadAuthenticationType as error:
@@ -375,10 +419,7 @@ class Connection:
     def run(self, command: str) -> Answer:
         """Send the command, once; return the answer when its exit status or its end is here."""
         self.enter("opening a session")
-        transport = self.client.get_transport()
-        if transport is None:
-            raise EOFError
-        channel = transport.open_session()
+        channel = self.client.get_transport().open_session()  # type: ignore[union-attr]
         channel.set_combine_stderr(True)
         channel.settimeout(TICK)
         self.enter(f"waiting for the answer to '{command}'")
@@ -406,88 +447,42 @@ class Connection:
         """Return the reason as a person can act on it, found by type and stage, never by text."""
         if isinstance(error, Trouble):
             return str(error)
-        host, port = self.server.host, self.server.port
+        host, port, text = self.server.host, self.server.port, printable(str(error))
         for kind in type(error).__mro__:
-            reason = REASONS.get(f"{self.stage}: {kind.__name__}", REASONS.get(kind.__name__))
-            if reason:
-                return reason.format(
-                    error=error,
-                    host=host,
-                    port=port,
-                    allowed=printable(", ".join(getattr(error, "allowed_types", []))),
-                    by_hand=f"Log in by hand: ssh -p {port} {MMP_USERNAME}@{host}",
-                    known_hosts=self.options.known_hosts,
-                    paramiko=paramiko.__version__,
-                    python=sys.executable,
-                )
+            for key in (f"{self.stage}: {kind.__name__}", kind.__name__):
+                if key in REASONS:
+                    return REASONS[key].format(
+                        error=error,
+                        text=text,
+                        host=host,
+                        port=port,
+                        allowed=printable(", ".join(getattr(error, "allowed_types", []))),
+                        by_hand=f"Log in by hand: ssh -p {port} {MMP_USERNAME}@{host}",
+                        known_hosts=self.options.known_hosts,
+                        paramiko=paramiko.__version__,
+                        python=sys.executable,
+                    )
         if isinstance(error, (EOFError, OSError, paramiko.SSHException)):
             return f"The connection broke off while {self.stage}.{self.doubt()}"
-        kind_and_text = f"{type(error).__name__} {printable(str(error))}"
-        return f"Unforeseen while {self.stage}: {kind_and_text}.{self.doubt()}"
+        return f"{type(error).__name__} while {self.stage}: {text}.{self.doubt()}"
 
 
-# ---- The job -------------------------------------------------------------------------------------
+Job = Callable[[Connection], str]  # returns what it did; raises Trouble and what paramiko raises
+Outcome = tuple[Connection, str, str]  # and what its job did, or the reason why it did not
 
 
-class Outcome(NamedTuple):
-    """How a server's turn ended: with what was done, or with the reason why it was not."""
-
-    connection: Connection
-    reason: str
-    done: str = ""
-    answer: str = ""
-
-
-def ask(connection: Connection, command: str) -> Answer:
-    """Log in and run the command; raises Trouble where the server says that it failed."""
-    connection.open()
-    answer = connection.run(command)
-    if answer.refusal or answer.status > 0:
-        early = answer.refusal in answer.text[:ANSWER_SHOWN]
-        said = printable(answer.text if early else answer.refusal) or "nothing"
-        status = f" (exit status {answer.status})" * (answer.status > 0)
-        unknown = answer.refusal.lower().startswith(b"unknown command")
-        gone = " CMS 3.0 and newer have no Web Bridge 2." * unknown
-        raise Trouble(f"The server answered: {said}{status}{gone}")
-    return answer
-
-
-def restart(connection: Connection) -> Outcome:
-    """Restart a Web Bridge; raises Trouble and what paramiko raises."""
-    answer = ask(connection, RESTART)
-    said = printable(answer.text) or "nothing"
-    if answer.status != 0 and not answer.confirmed:
-        ended = f"The answer ended without an exit status or SUCCESS, after: {said}."
-        raise Trouble(ended + connection.doubt())
-    return Outcome(connection, "", "restarted", said)
-
-
-def check(connection: Connection) -> Outcome:
-    """Ask a Web Bridge for its settings; raises Trouble and what paramiko raises."""
-    answer = ask(connection, "webbridge")
-    said = printable(answer.text) or "nothing"
-    enabled = ENABLED.search(answer.text)
-    if enabled is None or enabled[1].lower() != b"true":
-        raise Trouble(f"The Web Bridge is not enabled. The server answered: {said}")
-    return Outcome(connection, "", "Enabled: true", said)
-
-
-def take_turn(
-    job: Callable[[Connection], Outcome],
-    connection: Connection,
-    ended: queue.SimpleQueue[Outcome],
-) -> None:
+def take_turn(job: Job, connection: Connection, ended: queue.SimpleQueue[Outcome]) -> None:
     try:
-        ended.put(job(connection))
+        ended.put((connection, job(connection), ""))
     except Exception as error:  # one server's trouble of any kind must not stop the others
-        ended.put(Outcome(connection, connection.explain(error)))
+        ended.put((connection, "", connection.explain(error)))
         connection.close()
 
 
 def take_turns(
-    job: Callable[[Connection], Outcome], connections: Sequence[Connection], report: Report
+    job: Job, connections: Sequence[Connection], parallel: int, report: Report
 ) -> Iterator[Outcome]:
-    """Do the job at the servers, --parallel at a time; yield each outcome, until a signal comes.
+    """Do the job at so many servers at a time; yield how each ends, until a signal comes.
 
     A turn is cut off from here, whatever it waits for: recv_exit_status() and the wait for an exec
     request heed no timeout, and a server that dribbles starts a read's anew.
@@ -495,7 +490,7 @@ def take_turns(
     waiting, under_way = list(connections), list[Connection]()
     ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     while under_way or (waiting and not report.signals):
-        while waiting and len(under_way) < report.options.parallel and not report.signals:
+        while waiting and len(under_way) < parallel and not report.signals:
             connection = waiting.pop(0)
             connection.began = time.monotonic()
             threading.Thread(target=take_turn, args=(job, connection, ended), daemon=True).start()
@@ -505,112 +500,294 @@ def take_turns(
         with contextlib.suppress(queue.Empty):
             outcomes.append(ended.get(timeout=TICK))
         for connection in under_way:
-            if report.signals or time.monotonic() > connection.began + report.options.timeout:
+            seconds = connection.options.timeout
+            if report.signals or time.monotonic() > connection.began + seconds:
                 connection.close()  # and nothing is sent from here on
-                why = f"after {report.options.timeout:g} s"
-                if report.signals:
-                    why = f"by {report.signals[0].name}"
+                why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
                 reason = f"Cut off {why} while {connection.stage}.{connection.doubt()}"
-                outcomes.append(Outcome(connection, reason))
+                outcomes.append((connection, "", reason))
         for outcome in outcomes:
-            if outcome.connection in under_way:  # else it was cut off before it ended
-                under_way.remove(outcome.connection)
-                outcome.connection.close()
+            if outcome[0] in under_way:  # else it was cut off before it ended
+                under_way.remove(outcome[0])
+                report.print_new_key(outcome[0])
                 yield outcome
 
 
-class Report:
-    """What is told of a run: on the terminal and, unless it only checks, in the log."""
+# ---- Leaked sessions -----------------------------------------------------------------------------
 
-    def __init__(self, options: argparse.Namespace, connections: Sequence[Connection]) -> None:
-        self.options = options
-        self.left = [connection.server.address for connection in connections]
-        total = len(connections)
-        self.places = {c: f"[{n}/{total}] {c.server.address}" for n, c in enumerate(connections, 1)}
-        self.good = self.failed = 0
-        self.log_lost = False
-        self.signals: list[signal.Signals] = []
-        for number in (signal.SIGINT, signal.SIGTERM):  # noted, and heeded by take_turns()
-            signal.signal(number, lambda received, _: self.signals.append(signal.Signals(received)))
+WEB, CALL = "Web Bridge", "Call Bridge"
+HARD_LIMIT = 149  # sessions of one Web Bridge, says Cisco's document
+LOG_STEPS = [1 << 20, 2 << 20, 4 << 20, 8 << 20, 16 << 20]  # bytes from a log's end to look at
+SECONDS_FRESH = 15 * 60  # a Call Bridge logs its counter every 5 minutes
+CAUTIONS = """This holds only where neither the CMA desktop client nor the iOS client is in use.
+In a cluster, a single server's difference means nothing."""
+STAMP = rb"(?:<\d{1,3}>)?((?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
+# After the time come facility.level, the host and perhaps another word; the first word that ends
+# with a colon is the process. What a client sends comes later, and only the beginning counts.
+COUNTER = re.compile(
+    rb"(?m)^" + STAMP + rb"\S* +(?:\S+(?<!:) +){0,3}?"
+    rb"(?:[^\w\s]{0,3}(?:host:)?webbridge[^\w\s]{0,3}(?:\[\d+\])?: *INFO *: *"
+    rb"\[DEBUGG?ING\] Stats (?P<sessions>\d{1,9}),"
+    rb"|(?:host:)?server(?:\[\d+\])?: *INFO *: *STATS: *(?P<stats>\{[^\n]*))"
+)
 
-    def log(self, *messages: str) -> None:
-        if not self.options.check and not write_log(self.options.log_file, *messages):
-            self.log_lost = True
 
-    def print(self, text: str, stream: str = "stdout") -> None:
-        self.show_waiting([])
-        if stream == "stderr" or not self.options.quiet:
-            say(stream, f"{text}\n")
+class Counter(NamedTuple):
+    """The newest counter in a log: sessions, or active and peak; and when it was logged."""
 
-    def show_waiting(self, connections: Sequence[Connection]) -> None:
-        """On a terminal, show who is waited for; the next line takes the place of this."""
-        if sys.stdout and sys.stdout.isatty() and not self.options.quiet:
-            text = ", ".join(self.places[connection] for connection in connections)
-            say("stdout", "\r" + text[:78].ljust(78) + "\r" * (not text))
+    figures: tuple[int, ...]
+    stamp: str
+    age: float  # seconds up to the log's last line
 
-    def tell(self, outcome: Outcome) -> None:
-        connection, address = outcome.connection, outcome.connection.server.address
-        self.left.remove(address)
-        line = f"{self.places[connection]} {outcome.done or 'FAILED'}"
+
+class Look(NamedTuple):
+    """What a server's log says, and which counters it should have; or why there are none."""
+
+    name: str
+    wanted: set[str]
+    counters: dict[str, Counter]
+    reason: str = ""
+
+
+def moment(stamp: str) -> datetime.datetime:
+    """Return when that was, in the year 2000 if it does not say; raises ValueError."""
+    if stamp[0].isdigit():
+        return datetime.datetime.fromisoformat(stamp)
+    return datetime.datetime.strptime(f"2000 {stamp}", "%Y %b %d %H:%M:%S")
+
+
+def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
+    """Return a counter's figures; raises ValueError where it is cut short or cannot be."""
+    if found["sessions"]:
+        return (int(found["sessions"]),)
+    stats = json.loads(found["stats"].decode("utf-8", "replace"))
+    cma = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(stats.get("CMA")))
+    if cma is None or int(cma[1]) > int(cma[2]):
+        raise ValueError(stats)
+    return int(cma[1]), int(cma[2])
+
+
+def parse_log(text: bytes) -> dict[str, Counter]:
+    """Return the newest readable counter of each kind of bridge."""
+    stamps = [found[1].decode() for found in re.finditer(rb"(?m)^" + STAMP, text[-ANSWER_KEPT:])]
+    counters = {}
+    for found in COUNTER.finditer(text):
+        stamp, year = found[1].decode(), 366 * 86400  # of 2000, where the log has no year
+        with contextlib.suppress(ValueError, RecursionError):
+            age = (moment(stamps[-1]) - moment(stamp)).total_seconds()
+            counter = Counter(figures_of(found), stamp, min(abs(age), abs(age + year)))
+            counters[WEB if found["sessions"] else CALL] = counter
+    return counters
+
+
+def read_counters(
+    read: Callable[[int, int], bytes], size: int, wanted: set[str]
+) -> dict[str, Counter]:
+    """Return the newest counters, from further back while one that is wanted is missing."""
+    text, start = b"", size
+    for step in LOG_STEPS:
+        end, start = start, max(0, size - step)
+        text = read(start, end - start) + text
+        counters = parse_log(text if start == 0 else text.partition(b"\n")[2])
+        if wanted <= counters.keys() or start == 0:
+            break
+    return counters
+
+
+def read_log(connection: Connection) -> str:
+    """Read the counters from an MMP's log, a job; each step back is one round trip."""
+    connection.open()
+    connection.enter("reading the log")
+    with connection.client.open_sftp() as sftp, sftp.open("log", "rb") as file:
+
+        def read(start: int, length: int) -> bytes:
+            return b"".join(file.readv([(start, length)]))
+
+        connection.counters = read_counters(read, file.stat().st_size or 0, connection.wanted)
+    return "read"
+
+
+def look_at_file(path: Path) -> Look:
+    """Read the counters from a saved log, plain or .gz."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            chunks = iter(lambda: file.read(LOG_STEPS[0]), b"")
+            text = b"".join(collections.deque(chunks, LOG_STEPS[-1] // LOG_STEPS[0] + 1))
+    except (OSError, EOFError, zlib.error) as trouble:
+        return Look(str(path), set(), {}, f"It cannot be read: {trouble}")
+    counters = read_counters(lambda at, length: text[at : at + length], len(text), {WEB, CALL})
+    return Look(str(path), set(counters) or {WEB, CALL}, counters)
+
+
+def what_is_wrong(look: Look) -> str:
+    """Return why a server's counters cannot be counted on, if they cannot."""
+    for bridge in sorted(look.wanted - look.counters.keys()):
+        elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
+        hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
+        return look.reason or f"Its log has no readable {bridge} counter.{hint}"
+    if CALL in look.counters and look.counters[CALL].age > SECONDS_FRESH:
+        return f"Its newest Call Bridge counter, {look.counters[CALL].stamp}, is too old."
+    return look.reason
+
+
+def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
+    """Print a table and return the leaked and the active sessions; raises Trouble."""
+    rows = [["Server", WEB, "logged", "CMA", "logged"]]
+    sums = {WEB: 0, CALL: 0}
+    for look in looks:
+        rows.append([look.name])
+        for bridge in sums:
+            figures, stamp, age = look.counters.get(bridge, Counter((), "", 0))
+            full = " FULL" * (bridge == WEB and figures >= (HARD_LIMIT,))
+            sums[bridge] += sum(figures[:1])
+            rows[-1].append("/".join(map(str, figures)) + full or "-")
+            rows[-1].append(f"{stamp} ({age / 60:.0f} min old)" if stamp else "-")
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        report.print("  ".join(map(str.ljust, row, widths)).rstrip())
+    wrong = [f"{look.name}: {what_is_wrong(look)}" for look in looks if what_is_wrong(look)]
+    if not all(any(bridge in look.counters for look in looks) for bridge in sums):
+        wrong.append("It takes a Web Bridge's log and a Call Bridge's.")
+    if wrong:
+        raise Trouble("The leaked sessions cannot be counted. " + " ".join(wrong))
+    leaked = max(0, sums[WEB] - sums[CALL])
+    report.print(f"Leaked: {leaked} ({sums[WEB]} Web Bridge, {sums[CALL]} active CMA sessions).")
+    report.print(CAUTIONS)
+    return leaked, sums[CALL]
+
+
+# ---- The job -------------------------------------------------------------------------------------
+
+
+def ask(connection: Connection, command: str) -> Answer:
+    """Log in and run the command; raises Trouble where the server says that it failed."""
+    connection.open()
+    answer = connection.run(command)
+    connection.close()
+    connection.said = printable(answer.text) or "nothing"
+    if answer.refusal or answer.status > 0:
+        early = answer.refusal in answer.text[:ANSWER_SHOWN]
+        said = connection.said if early else printable(answer.refusal)
+        status = f" (exit status {answer.status})" * (answer.status > 0)
+        unknown = answer.refusal.lower().startswith(b"unknown command")
+        gone = " CMS 3.0 and newer have no Web Bridge 2." * unknown
+        raise Trouble(f"The server answered: {said}{status}{gone}")
+    return answer
+
+
+def restart(connection: Connection) -> str:
+    """Restart a Web Bridge, a job."""
+    answer = ask(connection, RESTART)
+    if answer.status != 0 and not answer.confirmed:
+        ended = f"The answer ended without exit status or SUCCESS, after: {connection.said}."
+        raise Trouble(ended + connection.doubt())
+    return "restarted"
+
+
+def check(connection: Connection) -> str:
+    """Ask a Web Bridge for its settings, a job."""
+    enabled = ENABLED.search(ask(connection, "webbridge").text)
+    if enabled is None or enabled[1].lower() != b"true":
+        raise Trouble(f"The Web Bridge is not enabled. The server answered: {connection.said}")
+    return "Enabled: true"
+
+
+def do_job(
+    job: Job, connections: Sequence[Connection], options: argparse.Namespace, report: Report
+) -> int:
+    """Do the job at all servers, tell how each ends, and return the exit status."""
+    left, good, total = list(connections), 0, len(connections)
+    for connection, done, reason in take_turns(job, connections, options.parallel, report):
+        left.remove(connection)
+        address = connection.server.address
+        place = f"[{connections.index(connection) + 1}/{total}] {address}"
         took = f"{time.monotonic() - connection.began:.1f} s"
-        if connection.new_key:
-            self.print(f"Stored the new host key of {address}: {connection.new_key}")
-        if outcome.reason:
-            self.failed += 1
-            self.log(f"Failed to restart webbridge on server {address}. Error:", outcome.reason)
-            self.print(f"{line}  {took}: {outcome.reason}", "stderr")
+        if reason:
+            report.log(f"Failed to restart webbridge on server {address}. Error:", reason)
+            report.complain(f"{place} FAILED  {took}: {reason}")
         else:
-            self.good += 1
-            self.log(f"Webbridge on server: {address} restarted successfully")
-            self.print(f"{line}  {took}" + f"\n  answered: {outcome.answer}" * self.options.verbose)
+            good += 1
+            report.log(f"Webbridge on server: {address} restarted successfully")
+            said = f"\n  answered: {connection.said}" * options.verbose
+            report.print(f"{place} {done}  {took}{said}")
+    done = "checked" if job is check else "restarted"
+    rest = f", {len(left)} not attempted" * bool(left)
+    report.print(f"{total} servers: {good} {done}, {total - good - len(left)} failed{rest}.")
+    if not report.signals:
+        return int(good < total or report.log_lost)
+    names = ", ".join(connection.server.address for connection in left) or "none"
+    message = f"Ended by {report.signals[0].name}. Not attempted: {names}"
+    report.log(message)
+    report.complain(message)
+    return 128 + report.signals[0]
 
-    def finish(self) -> int:
-        """Tell of the run as a whole; return its exit status."""
-        done = "checked" if self.options.check else "restarted"
-        left = f", {len(self.left)} not attempted" * bool(self.left)
-        total = f"{len(self.places)} servers"
-        self.print(f"{total}: {self.good} {done}, {self.failed} failed{left}.")
-        if self.signals:
-            names = ", ".join(self.left) or "none"
-            message = f"Ended by {self.signals[0].name}. Not attempted: {names}"
-            self.log(message)
-            self.print(message, "stderr")
-            return 128 + self.signals[0]
-        return int(self.failed > 0 or self.log_lost)
+
+def look_first(
+    options: argparse.Namespace, connections: Sequence[Connection], report: Report
+) -> int | None:
+    """Count the leaked sessions; return the exit status where nothing is to be restarted."""
+    looks = [look_at_file(path) for path in options.from_logs or ()]
+    reasons: dict[Connection, str] = {}
+    for connection, _, reason in take_turns(read_log, connections, len(connections), report):
+        reasons[connection] = reason
+    for connection in connections:
+        reason = reasons.get(connection, "It was not reached.")
+        name, wanted = connection.server.address, connection.wanted
+        looks.append(Look(name, wanted, connection.counters, reason))
+    try:
+        leaked, active = count_leaked(looks, report)
+    except Trouble as trouble:
+        report.complain(str(trouble))
+        report.log(f"Nothing was restarted. {trouble}")
+        return 128 + report.signals[0] if report.signals else 1
+    if options.sessions or options.from_logs:
+        return 0
+    few = options.if_leaked is not None and leaked < options.if_leaked
+    busy = options.max_active is not None and active > options.max_active
+    if not few and not busy:
+        return None
+    message = f"Nothing was restarted: {leaked} sessions are leaked, and {active} people are in."
+    report.print(message)
+    report.log(message)
+    return int(report.log_lost)
 
 
 # ---- The command line ----------------------------------------------------------------------------
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Trouble(f"Wrong options: {message}. See --help.")
-
-
 def build_parser() -> argparse.ArgumentParser:
     about, details = (__doc__ or "\n").split("\n", 1)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=about, epilog=details, formatter_class=raw, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=details, formatter_class=raw, allow_abbrev=False
+    )
+    known_hosts = SCRIPT.with_name("webbridge_known_hosts")
+    log_file = SCRIPT.with_name("webbridge_restart_logs.txt")
     add = parser.add_argument
     add("servers", nargs="*", metavar="SERVER", help="number or address; without any, all servers")
     add("--check", action="store_true", help="log in and ask; restart nothing, log nothing")
     add("--accept-new-host-keys", action="store_true", help="store keys of servers not yet known")
-    known_hosts = SCRIPT.with_name("webbridge_known_hosts")
     add("--known-hosts", type=Path, metavar="FILE", default=known_hosts, help="their host keys")
     add("--password-file", type=Path, metavar="FILE", help="the password is its first line")
     add("--ask-password", action="store_true", help="ask for the password on the terminal")
-    log_file = SCRIPT.with_name("webbridge_restart_logs.txt")
     add("--log-file", type=Path, metavar="FILE", default=log_file, help="what to append to")
     add("--timeout", type=float, metavar="SECONDS", default=SECONDS_PER_SERVER, help="per server")
     add("--parallel", type=int, metavar="N", default=1, help="servers at a time (default: 1)")
+    add("--sessions", action="store_true", help="count the leaked sessions, restart nothing")
+    add("--from-logs", type=Path, metavar="FILE", nargs="+", help="count them in saved logs")
+    add("--if-leaked", type=int, metavar="N", help="restart only if at least N sessions leaked")
+    add("--max-active", type=int, metavar="N", help="restart only if at most N people are in")
     add("-q", "--quiet", action="store_true", help="print failures only")
     add("-v", "--verbose", action="store_true", help="print also what each server answered")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
-def prepare(options: argparse.Namespace) -> list[Connection]:
-    """Check all that can be checked before the first connection; raises Trouble or OSError."""
+def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connection]]:
+    """Check all that can be checked before the first connection; raises Trouble or OSError.
+
+    Return the connections to the Web Bridges that were asked for, and those to all bridges.
+    """
     version = paramiko.__version__ if paramiko else "none"
     if not paramiko or int(version.partition(".")[0]) < 4:
         install = f'"{sys.executable}" -m pip install "paramiko>=4.0"'
@@ -618,13 +795,20 @@ def prepare(options: argparse.Namespace) -> list[Connection]:
     if not (0 < options.timeout <= 86400 and 0 < options.parallel <= 100):
         raise Trouble("--timeout takes up to 86400 seconds, --parallel up to 100 servers.")
     refuse_repeated_numbers()
-    servers = choose(read_inventory("WEBBRIDGES", WEBBRIDGES), options.servers)
+    webbridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
+    callbridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else webbridges
+    chosen = choose(webbridges, options.servers)
     password = find_password(options)
     for what, text in (("MMP_USERNAME", MMP_USERNAME), ("MMP_PASSWORD", password)):
         if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):
             raise Trouble(f"{what} is empty or no text. README.md names the ways to set it.")
     known = read_known_hosts(options.known_hosts)
-    return [Connection(server, password, known, options) for server in servers]
+    everywhere: dict[str, Connection] = {}
+    for bridge, servers in ((WEB, webbridges), (CALL, callbridges)):
+        for server in servers:
+            new = Connection(server, password, known, options)
+            everywhere.setdefault(server.known_as, new).wanted.add(bridge)
+    return [everywhere[server.known_as] for server in chosen], list(everywhere.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -632,26 +816,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger = logging.getLogger("paramiko")  # it would print tracebacks of what is handled here
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
-    logged = False
+    options = build_parser().parse_args(argv)
+    report = Report(options.quiet)
+    chosen: list[Connection] = []
+    everywhere: list[Connection] = []
     try:
-        options = build_parser().parse_args(argv)
-        append(options.log_file, "")
-        logged = not options.check
-        connections = prepare(options)
+        if not options.sessions and not options.from_logs:
+            append(options.log_file, "")
+            report.log_file = None if options.check else options.log_file
+        if not options.from_logs:
+            chosen, everywhere = prepare(options)
     except (Trouble, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename:
             text = f"Cannot use {error.filename}: {error.strerror}."
-        say("stderr", f"{text}\n")
-        if logged:
-            write_log(options.log_file, text)
+        report.complain(text)
+        report.log(text)
         return 2
     except KeyboardInterrupt:
         return 130
-    report = Report(options, connections)
-    for outcome in take_turns(check if options.check else restart, connections, report):
-        report.tell(outcome)
-    return report.finish()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, report.note_signal)
+    status = None
+    conditions = (options.if_leaked, options.max_active)
+    if options.sessions or options.from_logs or conditions != (None, None):
+        status = look_first(options, everywhere, report)
+    if status is None:
+        status = do_job(check if options.check else restart, chosen, options, report)
+    return status
 
 
 if __name__ == "__main__":
