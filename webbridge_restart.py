@@ -262,6 +262,8 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
             if len(fields) < 3 or fields[0].startswith("@"):
                 raise ValueError(line)
             entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields), number)
+            if entry and entry.key.get_base64() != fields[2]:
+                raise ValueError(line)
             for name in fields[0].split(","):
                 if name.startswith("|"):
                     paramiko.HostKeys.hash_host("", name)  # else a spoilt one fails at its use
