@@ -11,6 +11,7 @@ import paramiko
 import pytest
 from paramiko.ssh_exception import IncompatiblePeer, NoValidConnectionsError
 
+import webbridge_restart
 from conftest import Ran, Run, failed, restarted
 
 ADDRESS = "10.48.79.194"
