@@ -648,7 +648,7 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
     for row in rows:
         report.print("  ".join(map(str.ljust, row, widths)).rstrip())
     wrong = [f"{look.name}: {what_is_wrong(look)}" for look in looks if what_is_wrong(look)]
-    if not all(any(bridge in look.counters for look in looks) for bridge in sums):
+    if not wrong and not all(any(bridge in look.counters for look in looks) for bridge in sums):
         wrong.append("It takes a Web Bridge's log and a Call Bridge's.")
     if wrong:
         raise Trouble("The leaked sessions cannot be counted. " + " ".join(wrong))
