@@ -714,7 +714,8 @@ def do_job(
             report.print(f"{place} {done}  {took}{said}")
     done = "checked" if job is check else "restarted"
     rest = f", {len(left)} not attempted" * bool(left)
-    report.print(f"{total} servers: {good} {done}, {total - good - len(left)} failed{rest}.")
+    plural = "s" * (total != 1)
+    report.print(f"{total} server{plural}: {good} {done}, {total - good - len(left)} failed{rest}.")
     if not report.signals:
         return int(good < total or report.log_lost)
     names = ", ".join(connection.server.address for connection in left) or "none"

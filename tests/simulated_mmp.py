@@ -72,6 +72,9 @@ class SimulatedMMP:
     host_key: paramiko.PKey = field(default_factory=ed25519_key)
     stall: str = ""  # the stage where it falls silent: "login", "channel" or "exec"
     refuse_channels: bool = False
+    refuse_exec: bool = False
+    set_up: Callable[[paramiko.Transport], None] | None = None  # called before it speaks
+    right_password: Callable[[paramiko.Transport], int] = lambda _: paramiko.AUTH_SUCCESSFUL
     raw: Callable[[socket.socket], None] | None = None  # instead of SSH
     raw_times: int = 1_000_000  # for so many connections; after that comes SSH
     log: bytes | Path = b""  # what SFTP serves as "log", or the path of such a file
@@ -80,15 +83,18 @@ class SimulatedMMP:
     def __post_init__(self) -> None:
         self.commands: list[str] = []
         self.passwords: list[str] = []
+        self.passwords_not_asked_for: list[str] = []  # by a method that is none of its methods
         self.connections = 0
         self.bytes_read = 0  # over SFTP
         self.stopped = threading.Event()
         self.connected = threading.Condition()
         self.transports: list[paramiko.Transport] = []
         self.sockets: list[socket.socket] = []
-        self.listener = socket.create_server((self.host, 0), backlog=100)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self.listener = socket.create_server((self.host, 0), family=family, backlog=100)
         self.port = self.listener.getsockname()[1]
-        self.address = f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.address = f"{host}:{self.port}"
 
     def __enter__(self) -> SimulatedMMP:
         threading.Thread(target=self._serve, daemon=True).start()
@@ -138,16 +144,19 @@ class SimulatedMMP:
         transport = paramiko.Transport(connection)
         transport.add_server_key(self.host_key)
         transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
+        if self.set_up:
+            self.set_up(transport)
         self.transports.append(transport)
         with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-            transport.start_server(server=_Session(self))
+            transport.start_server(server=_Session(self, transport))
 
 
 class _Session(paramiko.ServerInterface):
     """One connection, as paramiko asks about it."""
 
-    def __init__(self, mmp: SimulatedMMP) -> None:
+    def __init__(self, mmp: SimulatedMMP, transport: paramiko.Transport) -> None:
         self.mmp = mmp
+        self.transport = transport
         self.rounds = list(mmp.questions)
         self.right = True
 
@@ -160,11 +169,13 @@ class _Session(paramiko.ServerInterface):
 
     def check_auth_password(self, username: str, password: str) -> int:
         if "password" not in self.mmp.methods:
+            self.mmp.passwords_not_asked_for.append(password)
             return paramiko.AUTH_FAILED
         self.mmp.passwords.append(password)
-        self._stall("login")
         good = password == self.mmp.password
-        return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
+        result = self.mmp.right_password(self.transport) if good else paramiko.AUTH_FAILED
+        self._stall("login")
+        return result
 
     def check_auth_interactive(
         self, username: str, submethods: str
@@ -200,6 +211,8 @@ class _Session(paramiko.ServerInterface):
             self.mmp.commands.append(text)
             self.mmp.connected.notify_all()
         self._stall("exec")
+        if self.mmp.refuse_exec:
+            return False
         unknown = answer(f"Unknown command: {text}\n".encode(), 1)
         action = {"webbridge restart": self.mmp.restart, "webbridge": self.mmp.webbridge}
         threading.Thread(

@@ -97,7 +97,7 @@ def test_check_asks_and_restarts_nothing(run: Run, mmp: SimulatedMMP) -> None:
     assert ran.out == (
         f"[1/1] {mmp.address} Enabled: true  {took} s\n"
         "  answered: Enabled                 : true | Interface whitelist     : a:443\n"
-        "1 servers: 1 checked, 0 failed.\n"
+        "1 server: 1 checked, 0 failed.\n"
     )
     assert (ran.status, ran.err, ran.log) == (0, "", [])
     assert mmp.commands == ["webbridge"]
