@@ -42,6 +42,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,8 +146,8 @@ def say(stream: str, text: str) -> None:
 class Report:
     """Where a run tells what happens: the terminal and, once it is known to work, the log."""
 
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
         self.log_file: Path | None = None
         self.log_lost = False
         self.signals: list[signal.Signals] = []
@@ -170,17 +171,17 @@ class Report:
 
     def print(self, text: str) -> None:
         self.show_waiting([])
-        if not self.quiet:
+        if not self.options.quiet:
             say("stdout", f"{text}\n")
 
-    def print_new_key(self, connection: Connection) -> None:
+    def tell_new_key(self, connection: Connection) -> None:
         if connection.new_key:
-            address = connection.server.address
-            self.print(f"Stored the new host key of {address}: {connection.new_key}")
+            self.print(f"New host key of {connection.server.address}: {connection.new_key}")
+            connection.new_key = ""
 
     def show_waiting(self, connections: Sequence[Connection]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
-        if not self.quiet and sys.stdout and sys.stdout.isatty():
+        if not self.options.quiet and sys.stdout and sys.stdout.isatty():
             text = ", ".join(connection.server.address for connection in connections)[:70]
             say("stdout", f"\r{text} ...".ljust(79) if text else f"\r{'':78}\r")
 
@@ -285,9 +286,6 @@ REASONS = {
     "NoValidConnectionsError": "{text}",
     "gaierror": "The name {host} is not found: check its line, and this computer's DNS.",
     "connecting: OSError": "Cannot connect to {host} port {port}: {text}.",
-    "connecting: timeout": "Nothing answers at {host} port {port}: wrong address, or a firewall?",
-    "connecting: TimeoutError": "Nothing answers at {host} port {port}: wrong address, a firewall?",
-    "connecting: EOFError": "The server at {host} port {port} broke the key exchange off.",
     "connecting: SSHException": "No SSH server answers at {host} port {port}: check the address.",
     "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
     "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
@@ -333,8 +331,7 @@ class Connection:
         self.stage = "connecting"
         self.began = 0.0  # time.monotonic()
         self.new_key = self.said = ""
-        self.wanted: set[str] = set()  # the counters that this server's log should have
-        self.counters: dict[str, Counter] = {}
+        self.look = Look(server.address, set())
 
     def enter(self, stage: str) -> None:
         """Go on to the next stage; raises EOFError where the connection was closed."""
@@ -434,8 +431,8 @@ class Connection:
                 if not data:
                     channel.status_event.wait(SECONDS_FOR_STATUS)
                     break
-        while channel.recv_ready() and not self.closed.is_set():
-            answer.add(channel.recv(ANSWER_KEPT))
+        if channel.recv_ready():  # what came before the status; it fits into the window
+            answer.add(channel.recv(paramiko.common.DEFAULT_WINDOW_SIZE))
         answer.add(b"\n")
         answer.status = channel.exit_status
         return answer
@@ -498,7 +495,7 @@ def take_turns(
             threading.Thread(target=take_turn, args=(job, connection, ended), daemon=True).start()
             under_way.append(connection)
         report.show_waiting(under_way)
-        outcomes = []
+        outcomes: list[Outcome] = []
         with contextlib.suppress(queue.Empty):
             outcomes.append(ended.get(timeout=TICK))
         for connection in under_way:
@@ -511,7 +508,7 @@ def take_turns(
         for outcome in outcomes:
             if outcome[0] in under_way:  # else it was cut off before it ended
                 under_way.remove(outcome[0])
-                report.print_new_key(outcome[0])
+                report.tell_new_key(outcome[0])
                 yield outcome
 
 
@@ -542,12 +539,13 @@ class Counter(NamedTuple):
     age: float  # seconds up to the log's last line
 
 
-class Look(NamedTuple):
-    """What a server's log says, and which counters it should have; or why there are none."""
+@dataclass
+class Look:
+    """What a log says, and which bridges' counters it should have; or why it says nothing."""
 
     name: str
     wanted: set[str]
-    counters: dict[str, Counter]
+    counters: dict[str, Counter] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -571,12 +569,12 @@ def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
 
 def parse_log(text: bytes) -> dict[str, Counter]:
     """Return the newest readable counter of each kind of bridge."""
-    stamps = [found[1].decode() for found in re.finditer(rb"(?m)^" + STAMP, text[-ANSWER_KEPT:])]
+    stamps = re.findall(rb"(?m)^" + STAMP, text)
     counters = {}
     for found in COUNTER.finditer(text):
         stamp, year = found[1].decode(), 366 * 86400  # of 2000, where the log has no year
         with contextlib.suppress(ValueError, RecursionError):
-            age = (moment(stamps[-1]) - moment(stamp)).total_seconds()
+            age = (moment(stamps[-1].decode()) - moment(stamp)).total_seconds()
             counter = Counter(figures_of(found), stamp, min(abs(age), abs(age + year)))
             counters[WEB if found["sessions"] else CALL] = counter
     return counters
@@ -605,30 +603,34 @@ def read_log(connection: Connection) -> str:
         def read(start: int, length: int) -> bytes:
             return b"".join(file.readv([(start, length)]))
 
-        connection.counters = read_counters(read, file.stat().st_size or 0, connection.wanted)
+        look = connection.look
+        look.counters = read_counters(read, file.stat().st_size or 0, look.wanted)
     return "read"
 
 
 def look_at_file(path: Path) -> Look:
     """Read the counters from a saved log, plain or .gz."""
+    look = Look(str(path), {WEB, CALL})
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             chunks = iter(lambda: file.read(LOG_STEPS[0]), b"")
             text = b"".join(collections.deque(chunks, LOG_STEPS[-1] // LOG_STEPS[0] + 1))
-    except (OSError, EOFError, zlib.error) as trouble:
-        return Look(str(path), set(), {}, f"It cannot be read: {trouble}")
-    counters = read_counters(lambda at, length: text[at : at + length], len(text), {WEB, CALL})
-    return Look(str(path), set(counters) or {WEB, CALL}, counters)
+        look.counters = read_counters(lambda i, size: text[i : i + size], len(text), look.wanted)
+        look.wanted = set(look.counters) or look.wanted
+    except (OSError, EOFError, zlib.error) as error:
+        look.reason = f"It cannot be read: {error!s}"
+    return look
 
 
 def what_is_wrong(look: Look) -> str:
-    """Return why a server's counters cannot be counted on, if they cannot."""
-    for bridge in sorted(look.wanted - look.counters.keys()):
-        elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
-        hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
-        return look.reason or f"Its log has no readable {bridge} counter.{hint}"
-    if CALL in look.counters and look.counters[CALL].age > SECONDS_FRESH:
-        return f"Its newest Call Bridge counter, {look.counters[CALL].stamp}, is too old."
+    """Return why a log's counters cannot be counted on, if they cannot."""
+    for bridge in sorted(look.wanted):
+        if not look.reason and bridge not in look.counters:
+            elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
+            hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
+            return f"Its log has no readable {bridge} counter.{hint}"
+        if bridge == CALL and bridge in look.counters and look.counters[CALL].age > SECONDS_FRESH:
+            return f"Its newest Call Bridge counter, {look.counters[CALL].stamp}, is too old."
     return look.reason
 
 
@@ -639,7 +641,8 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
     for look in looks:
         rows.append([look.name])
         for bridge in sums:
-            figures, stamp, age = look.counters.get(bridge, Counter((), "", 0))
+            counted = look.counters if bridge in look.wanted else {}
+            figures, stamp, age = counted.get(bridge, Counter((), "", 0))
             full = " FULL" * (bridge == WEB and figures >= (HARD_LIMIT,))
             sums[bridge] += sum(figures[:1])
             rows[-1].append("/".join(map(str, figures)) + full or "-")
@@ -649,7 +652,7 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
         report.print("  ".join(map(str.ljust, row, widths)).rstrip())
     wrong = [f"{look.name}: {what_is_wrong(look)}" for look in looks if what_is_wrong(look)]
     if not wrong and not all(any(bridge in look.counters for look in looks) for bridge in sums):
-        wrong.append("It takes a Web Bridge's log and a Call Bridge's.")
+        wrong = ["It takes a Web Bridge's log and a Call Bridge's."]
     if wrong:
         raise Trouble("The leaked sessions cannot be counted. " + " ".join(wrong))
     leaked = max(0, sums[WEB] - sums[CALL])
@@ -694,12 +697,10 @@ def check(connection: Connection) -> str:
     return "Enabled: true"
 
 
-def do_job(
-    job: Job, connections: Sequence[Connection], options: argparse.Namespace, report: Report
-) -> int:
+def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
     """Do the job at all servers, tell how each ends, and return the exit status."""
     left, good, total = list(connections), 0, len(connections)
-    for connection, done, reason in take_turns(job, connections, options.parallel, report):
+    for connection, done, reason in take_turns(job, connections, report.options.parallel, report):
         left.remove(connection)
         address = connection.server.address
         place = f"[{connections.index(connection) + 1}/{total}] {address}"
@@ -710,33 +711,28 @@ def do_job(
         else:
             good += 1
             report.log(f"Webbridge on server: {address} restarted successfully")
-            said = f"\n  answered: {connection.said}" * options.verbose
+            said = f"\n  answered: {connection.said}" * report.options.verbose
             report.print(f"{place} {done}  {took}{said}")
-    done = "checked" if job is check else "restarted"
-    rest = f", {len(left)} not attempted" * bool(left)
-    plural = "s" * (total != 1)
-    report.print(f"{total} server{plural}: {good} {done}, {total - good - len(left)} failed{rest}.")
-    if not report.signals:
-        return int(good < total or report.log_lost)
-    names = ", ".join(connection.server.address for connection in left) or "none"
-    message = f"Ended by {report.signals[0].name}. Not attempted: {names}"
-    report.log(message)
-    report.complain(message)
-    return 128 + report.signals[0]
+    servers = f"{total} server" + "s" * (total != 1)
+    failed = f"{total - good - len(left)} failed" + f", {len(left)} not attempted" * bool(left)
+    report.print(f"{servers}: {good} {'checked' if job is check else 'restarted'}, {failed}.")
+    if report.signals:
+        names = ", ".join(connection.server.address for connection in left) or "none"
+        report.log(f"Ended by {report.signals[0].name}. Not attempted: {names}")
+        report.complain(f"Ended by {report.signals[0].name}. Not attempted: {names}")
+        return 128 + report.signals[0]
+    return int(good < total or report.log_lost)
 
 
-def look_first(
-    options: argparse.Namespace, connections: Sequence[Connection], report: Report
-) -> int | None:
+def look_first(connections: Sequence[Connection], report: Report) -> int | None:
     """Count the leaked sessions; return the exit status where nothing is to be restarted."""
+    options = report.options
     looks = [look_at_file(path) for path in options.from_logs or ()]
-    reasons: dict[Connection, str] = {}
-    for connection, _, reason in take_turns(read_log, connections, len(connections), report):
-        reasons[connection] = reason
     for connection in connections:
-        reason = reasons.get(connection, "It was not reached.")
-        name, wanted = connection.server.address, connection.wanted
-        looks.append(Look(name, wanted, connection.counters, reason))
+        connection.look.reason = "It was not reached."
+        looks.append(connection.look)
+    for connection, _, reason in take_turns(read_log, connections, len(connections), report):
+        connection.look.reason = reason
     try:
         leaked, active = count_leaked(looks, report)
     except Trouble as trouble:
@@ -747,12 +743,14 @@ def look_first(
         return 0
     few = options.if_leaked is not None and leaked < options.if_leaked
     busy = options.max_active is not None and active > options.max_active
-    if not few and not busy:
-        return None
-    message = f"Nothing was restarted: {leaked} sessions are leaked, and {active} people are in."
-    report.print(message)
-    report.log(message)
-    return int(report.log_lost)
+    if few or busy:
+        message = (
+            f"Nothing was restarted: {leaked} sessions are leaked, and {active} people are in."
+        )
+        report.print(message)
+        report.log(message)
+        return int(report.log_lost)
+    return None
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -810,7 +808,7 @@ def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connect
     for bridge, servers in ((WEB, webbridges), (CALL, callbridges)):
         for server in servers:
             new = Connection(server, password, known, options)
-            everywhere.setdefault(server.known_as, new).wanted.add(bridge)
+            everywhere.setdefault(server.known_as, new).look.wanted.add(bridge)
     return [everywhere[server.known_as] for server in chosen], list(everywhere.values())
 
 
@@ -820,15 +818,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     options = build_parser().parse_args(argv)
-    report = Report(options.quiet)
-    chosen: list[Connection] = []
-    everywhere: list[Connection] = []
+    report = Report(options)
+    count_only = options.sessions or options.from_logs
     try:
-        if not options.sessions and not options.from_logs:
+        if not count_only:
             append(options.log_file, "")
             report.log_file = None if options.check else options.log_file
-        if not options.from_logs:
-            chosen, everywhere = prepare(options)
+        chosen, everywhere = ([], []) if options.from_logs else prepare(options)
     except (Trouble, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename:
@@ -840,13 +836,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, report.note_signal)
-    status = None
-    conditions = (options.if_leaked, options.max_active)
-    if options.sessions or options.from_logs or conditions != (None, None):
-        status = look_first(options, everywhere, report)
-    if status is None:
-        status = do_job(check if options.check else restart, chosen, options, report)
-    return status
+    if count_only or options.if_leaked is not None or options.max_active is not None:
+        status = look_first(everywhere, report)
+        if status is not None:
+            return status
+    return do_job(check if options.check else restart, chosen, report)
 
 
 if __name__ == "__main__":

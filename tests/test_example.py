@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+from pathlib import Path
 
 import demo
 import webbridge_restart
@@ -32,9 +34,7 @@ def test_the_example_is_stamped_as_the_log_is() -> None:
     assert (stamps[2], stamps[4]) == (stamps[3], stamps[5])
 
 
-def test_the_demo_edits_the_inventory(tmp_path: object) -> None:
-    addresses = ["10.48.79.194", "cms2.example.com"]
-    script = demo.script_for(addresses, tmp_path)  # type: ignore[arg-type]
-    names: dict[str, object] = {"__name__": "edited", "__file__": str(script)}
-    exec(compile(script.read_text(encoding="utf-8"), script, "exec"), names)
-    assert names["WEBBRIDGES"] == {1: "10.48.79.194", 2: "cms2.example.com"}
+def test_the_demo_edits_the_inventory(tmp_path: Path) -> None:
+    script = demo.script_for(["10.48.79.194", "cms2.example.com"], tmp_path)
+    edited = runpy.run_path(str(script))
+    assert edited["WEBBRIDGES"] == {1: "10.48.79.194", 2: "cms2.example.com"}
