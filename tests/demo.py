@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -46,9 +47,12 @@ def script_for(addresses: list[str], folder: Path) -> Path:
     return script
 
 
-def unused_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+@contextlib.contextmanager
+def refusing_address() -> Iterator[str]:
+    """Hold a port at which nobody listens, so that nobody else can either."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 def show(script: Path, *options: str) -> None:
@@ -68,7 +72,8 @@ def main() -> int:
         full = stack.enter_context(SimulatedMMP(log=log(149, "14/17")))
         other = stack.enter_context(SimulatedMMP(log=log(31, "30/34")))
         failing = stack.enter_context(SimulatedMMP(restart=answer(FAILURE)))
-        servers = [full.address, other.address, failing.address, unused_address()]
+        refusing = stack.enter_context(refusing_address())
+        servers = [full.address, other.address, failing.address, refusing]
         script = script_for(servers, folder)
         show(script, "--check", "--accept-new-host-keys")
         show(script, "--verbose")

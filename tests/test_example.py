@@ -17,12 +17,12 @@ EXAMPLE = webbridge_restart.SCRIPT.with_name("webbridge_restart_logs.txt.example
 def test_the_example_is_what_a_run_like_the_demo_writes(run: Run) -> None:
     with SimulatedMMP() as first, SimulatedMMP() as second, SimulatedMMP() as failing:
         failing.restart = answer(demo.FAILURE)
-        servers = [first, second, failing, demo.unused_address()]
-        ran = run(servers)
-    addresses = [server if isinstance(server, str) else server.address for server in servers]
+        with demo.refusing_address() as refusing:
+            ran = run([first, second, failing, refusing])
+    addresses = [first.address, second.address, failing.address, refusing]
     example = unstamped(EXAMPLE.read_text(encoding="utf-8"))
     shown = dict.fromkeys(re.findall(r"server:? (\S+?)(?: restarted|\. Error)", "\n".join(example)))
-    log = "\n".join(ran.log).replace(f"port {addresses[3].split(':')[1]} on", "port 22 on")
+    log = "\n".join(ran.log).replace(f"port {refusing.split(':')[1]} on", "port 22 on")
     for address, in_example in zip(addresses, shown):
         log = log.replace(address, in_example)
     assert log.splitlines() == example
