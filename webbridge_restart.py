@@ -365,12 +365,13 @@ class Connection:
         for key in (self.known.lookup(self.server.known_as) or {}).values():
             self.client.get_host_keys().add(self.server.known_as, key.get_name(), key)
         self.client.set_missing_host_key_policy(self)  # type: ignore[arg-type]
+        too_late = self.options.timeout + 1  # what takes longer, take_turns() has cut off
         self.client.connect(
             self.server.host,
             self.server.port,
             MMP_USERNAME,
-            timeout=min(SECONDS_PER_TRY, self.options.timeout),
-            auth_timeout=self.options.timeout,
+            timeout=min(SECONDS_PER_TRY, too_late),
+            auth_timeout=too_late,
             allow_agent=False,
             look_for_keys=False,
             auth_strategy=self,  # type: ignore[arg-type]
