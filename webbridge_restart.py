@@ -116,8 +116,9 @@ def printable(sent: bytes | str) -> str:
     """Return what a server sent as one short line that can forge no other and drive no terminal."""
     text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent
     line = " | ".join(part.strip(" ") for part in re.split(r"[\r\n]+", text) if part.strip(" "))
-    cut = line[:ANSWER_SHOWN] + "..." * (len(line) > ANSWER_SHOWN)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    cut = line[: ANSWER_SHOWN + 1]
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    return line if len(line) <= ANSWER_SHOWN else f"{line[:ANSWER_SHOWN]}..."
 
 
 def read_lines(path: Path) -> list[str]:
@@ -148,6 +149,9 @@ class Report:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
+        self.terminal = False
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # as in say()
+            self.terminal = sys.stdout.isatty() and not options.quiet
         self.log_file: Path | None = None
         self.log_lost = False
         self.signals: list[signal.Signals] = []
@@ -181,7 +185,7 @@ class Report:
 
     def show_waiting(self, connections: Sequence[Connection]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
-        if not self.options.quiet and sys.stdout and sys.stdout.isatty():
+        if self.terminal:
             text = ", ".join(connection.server.address for connection in connections)[:70]
             say("stdout", f"\r{text} ...".ljust(79) if text else f"\r{'':78}\r")
 
@@ -208,7 +212,8 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
     servers: dict[tuple[str, int], Server] = {}
     for number, address in inventory.items():
         try:
-            server = Server(number + 0, address.strip(), *parse_address(address.strip()))
+            number += 0  # a TypeError, where it is no number
+            server = Server(number, address.strip(), *parse_address(address.strip()))
         except (AttributeError, TypeError, ValueError):
             raise Trouble(
                 f"{name} has {number!r}: {address!r}, that is no server. {edit}"

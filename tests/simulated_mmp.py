@@ -85,7 +85,7 @@ class SimulatedMMP:
         self.passwords: list[str] = []
         self.passwords_not_asked_for: list[str] = []  # by a method that is none of its methods
         self.connections = 0
-        self.bytes_read = 0  # over SFTP
+        self.read_at: dict[int, int] = {}  # over SFTP: offset and length
         self.stopped = threading.Event()
         self.connected = threading.Condition()
         self.transports: list[paramiko.Transport] = []
@@ -109,6 +109,11 @@ class SimulatedMMP:
             transport.close()
         for connection in self.sockets:
             connection.close()
+
+    @property
+    def bytes_read(self) -> int:
+        """How much of the log was read; paramiko may ask for a part of it twice."""
+        return sum(self.read_at.values())
 
     @property
     def known_hosts_line(self) -> str:
@@ -256,7 +261,7 @@ class _LogHandle(paramiko.SFTPHandle):
         with self.lock:
             self.file.seek(offset)
             data = self.file.read(length)
-            self.mmp.bytes_read += len(data)
+            self.mmp.read_at[offset] = len(data)
         return data or paramiko.SFTP_EOF
 
     def close(self) -> None:
