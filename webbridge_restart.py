@@ -74,7 +74,7 @@ CONNECT_TRIES = 3  # up to the login, which is tried once
 SECONDS_PER_TRY = 20.0
 SECONDS_BETWEEN_TRIES = 2.0
 SECONDS_FOR_STATUS = 2.0  # an exit status may come so long after the end of the answer
-ANSWER_KEPT = 65536  # bytes of an answer; all its lines are looked at, however many
+ANSWER_MOST = 32 << 20  # bytes of an answer; who sends more is cut off
 ANSWER_SHOWN = 300  # characters of it in the log and on the terminal
 
 # ---- End of what there is to edit ----------------------------------------------------------------
@@ -84,8 +84,8 @@ SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start in other dire
 TICK = 0.1  # seconds between two looks at the clock, and at a silent server's exit status
 RESTART = "webbridge restart"
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
-REFUSED = re.compile(rb"(?im)^[^\w\n]*((?:FAILURE|ERROR|Unknown command)[^\n]*)\n")
-CONFIRMED = re.compile(rb"(?m)^[ \t]*SUCCESS:[^\n]*\n")
+REFUSED = re.compile(rb"(?im)^[^\w\n]*((?:FAILURE|ERROR|Unknown command)[^\n]{0,999})")
+CONFIRMED = re.compile(rb"(?m)^[ \t]*SUCCESS:")
 ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*(\w+)")
 LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 ADDRESS = re.compile(rf"(?:\[(?P<ipv6>[^]]+)\]|(?P<host>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]+))?")
@@ -167,21 +167,12 @@ class Report:
                 append(self.log_file, text)
         except OSError as error:
             self.log_lost = True
-            self.complain(f"{self.log_file} takes no lines: {error.strerror}. Lost:\n{text}")
+            self.print(f"{self.log_file} takes no lines: {error.strerror}. Lost:\n{text}", "stderr")
 
-    def complain(self, text: str) -> None:
+    def print(self, text: str, stream: str = "stdout") -> None:
         self.show_waiting([])
-        say("stderr", f"{text.rstrip()}\n")
-
-    def print(self, text: str) -> None:
-        self.show_waiting([])
-        if not self.options.quiet:
-            say("stdout", f"{text}\n")
-
-    def tell_new_key(self, connection: Connection) -> None:
-        if connection.new_key:
-            self.print(f"New host key of {connection.server.address}: {connection.new_key}")
-            connection.new_key = ""
+        if stream == "stderr" or not self.options.quiet:
+            say(stream, f"{text}\n")
 
     def show_waiting(self, connections: Sequence[Connection]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
@@ -287,6 +278,7 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 
 # Why a server failed, by the type of what paramiko or the socket raised, at one stage or at any.
 # A base class serves where its derived class has no entry.
+BY_HAND = "Log in by hand: ssh -p {port} {user}@{host}"
 REASONS = {
     "NoValidConnectionsError": "{text}",
     "gaierror": "The name {host} is not found: check its line, and this computer's DNS.",
@@ -298,30 +290,13 @@ REASONS = {
     "and store the new key with --check --accept-new-host-keys.",
     "IncompatiblePeer": "The server and paramiko {paramiko} have no algorithm in common. For one "
     'that speaks only SHA-1: "{python}" -m pip install "paramiko<5"',
-    "BadAuthenticationType": "The server takes no password, only: {allowed}.",
+    "BadAuthenticationType": "The server takes no password, only {offered}.",
     "AuthenticationException": "The login, tried once, was refused: a wrong password, or an "
-    "account that is locked, or barred from this host or hour. {by_hand}",
-    "logging in: SSHException": "The server asks for more than a password: expired? {by_hand}",
+    "account that is locked, or barred from this host or hour. " + BY_HAND,
+    "logging in: SSHException": "The server asks for more than a password: expired? " + BY_HAND,
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
     "reading the log: OSError": "Its log cannot be read over SFTP: {text}",
 }
-
-
-class Answer:
-    """What a server answers, of any length: the beginning is kept, every line is looked at."""
-
-    def __init__(self) -> None:
-        self.text = self.refusal = self.unfinished = b""
-        self.confirmed = False
-        self.status = -1  # which is paramiko's word for none
-
-    def add(self, data: bytes) -> None:
-        lines = self.unfinished + data.replace(b"\r", b"\n")
-        refused = REFUSED.search(lines)
-        self.refusal = self.refusal or (refused[1] if refused else b"")
-        self.confirmed = self.confirmed or CONFIRMED.search(lines) is not None
-        self.unfinished = lines[lines.rfind(b"\n") + 1 :][:ANSWER_SHOWN]
-        self.text += data[: ANSWER_KEPT - len(self.text)]
 
 
 class Connection:
@@ -421,27 +396,27 @@ class Connection:
         if more:
             raise paramiko.SSHException("a second factor")
 
-    def run(self, command: str) -> Answer:
-        """Send the command, once; return the answer when its exit status or its end is here."""
+    def run(self, command: str) -> tuple[bytes, int]:
+        """Send the command, once; return the answer and its exit status, -1 where none came."""
         self.enter("opening a session")
         channel = self.client.get_transport().open_session()  # type: ignore[union-attr]
         channel.set_combine_stderr(True)
         channel.settimeout(TICK)
         self.enter(f"waiting for the answer to '{command}'")
         channel.exec_command(command)
-        answer = Answer()
+        text = bytearray()
         while not channel.exit_status_ready():  # true also of a closed channel
             with contextlib.suppress(socket.timeout):
-                data = channel.recv(ANSWER_KEPT)
-                answer.add(data)
+                data = channel.recv(1 << 16)
+                text += data.replace(b"\r", b"\n")
+                if len(text) > ANSWER_MOST:
+                    raise Trouble(f"The answer has no end.{self.doubt()}")
                 if not data:
                     channel.status_event.wait(SECONDS_FOR_STATUS)
                     break
         if channel.recv_ready():  # what came before the status; it fits into the window
-            answer.add(channel.recv(paramiko.common.DEFAULT_WINDOW_SIZE))
-        answer.add(b"\n")
-        answer.status = channel.exit_status
-        return answer
+            text += channel.recv(paramiko.common.DEFAULT_WINDOW_SIZE).replace(b"\r", b"\n")
+        return bytes(text), channel.exit_status
 
     def doubt(self) -> str:
         """Return what to add to a reason where nobody can know whether the server restarted."""
@@ -452,21 +427,21 @@ class Connection:
         """Return the reason as a person can act on it, found by type and stage, never by text."""
         if isinstance(error, Trouble):
             return str(error)
-        host, port, text = self.server.host, self.server.port, printable(str(error))
+        text, offered = printable(str(error)), printable(str(getattr(error, "allowed_types", "")))
         for kind in type(error).__mro__:
-            for key in (f"{self.stage}: {kind.__name__}", kind.__name__):
-                if key in REASONS:
-                    return REASONS[key].format(
-                        error=error,
-                        text=text,
-                        host=host,
-                        port=port,
-                        allowed=printable(", ".join(getattr(error, "allowed_types", []))),
-                        by_hand=f"Log in by hand: ssh -p {port} {MMP_USERNAME}@{host}",
-                        known_hosts=self.options.known_hosts,
-                        paramiko=paramiko.__version__,
-                        python=sys.executable,
-                    )
+            reason = REASONS.get(f"{self.stage}: {kind.__name__}", REASONS.get(kind.__name__))
+            if reason:
+                return reason.format(
+                    error=error,
+                    text=text,
+                    offered=offered,
+                    known_hosts=self.options.known_hosts,
+                    host=self.server.host,
+                    port=self.server.port,
+                    user=MMP_USERNAME,
+                    paramiko=paramiko.__version__,
+                    python=sys.executable,
+                )
         if isinstance(error, (EOFError, OSError, paramiko.SSHException)):
             return f"The connection broke off while {self.stage}.{self.doubt()}"
         return f"{type(error).__name__} while {self.stage}: {text}.{self.doubt()}"
@@ -514,7 +489,9 @@ def take_turns(
         for outcome in outcomes:
             if outcome[0] in under_way:  # else it was cut off before it ended
                 under_way.remove(outcome[0])
-                report.tell_new_key(outcome[0])
+                if outcome[0].new_key:
+                    new_key, outcome[0].new_key = outcome[0].new_key, ""
+                    report.print(f"New host key of {outcome[0].server.address}: {new_key}")
                 yield outcome
 
 
@@ -670,26 +647,27 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
 # ---- The job -------------------------------------------------------------------------------------
 
 
-def ask(connection: Connection, command: str) -> Answer:
-    """Log in and run the command; raises Trouble where the server says that it failed."""
+def ask(connection: Connection, command: str) -> tuple[bytes, int]:
+    """Return the answer and its exit status; raises Trouble where it says that it failed."""
     connection.open()
-    answer = connection.run(command)
+    text, status = connection.run(command)
     connection.close()
-    connection.said = printable(answer.text) or "nothing"
-    if answer.refusal or answer.status > 0:
-        early = answer.refusal in answer.text[:ANSWER_SHOWN]
-        said = connection.said if early else printable(answer.refusal)
-        status = f" (exit status {answer.status})" * (answer.status > 0)
-        unknown = answer.refusal.lower().startswith(b"unknown command")
-        gone = " CMS 3.0 and newer have no Web Bridge 2." * unknown
-        raise Trouble(f"The server answered: {said}{status}{gone}")
-    return answer
+    connection.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
+    refused = REFUSED.search(text)
+    if refused or status > 0:
+        late = refused and refused.start() > ANSWER_SHOWN
+        said = printable(refused[1]) if refused and late else connection.said
+        code = f" (exit status {status})" * (status > 0)
+        unknown = refused and refused[1].lower().startswith(b"unknown command")
+        gone = " CMS 3.0 and newer have no Web Bridge 2." * bool(unknown)
+        raise Trouble(f"The server answered: {said}{code}{gone}")
+    return text, status
 
 
 def restart(connection: Connection) -> str:
     """Restart a Web Bridge, a job."""
-    answer = ask(connection, RESTART)
-    if answer.status != 0 and not answer.confirmed:
+    text, status = ask(connection, RESTART)
+    if status != 0 and not CONFIRMED.search(text):
         ended = f"The answer ended without exit status or SUCCESS, after: {connection.said}."
         raise Trouble(ended + connection.doubt())
     return "restarted"
@@ -697,7 +675,8 @@ def restart(connection: Connection) -> str:
 
 def check(connection: Connection) -> str:
     """Ask a Web Bridge for its settings, a job."""
-    enabled = ENABLED.search(ask(connection, "webbridge").text)
+    text, _ = ask(connection, "webbridge")
+    enabled = ENABLED.search(text)
     if enabled is None or enabled[1].lower() != b"true":
         raise Trouble(f"The Web Bridge is not enabled. The server answered: {connection.said}")
     return "Enabled: true"
@@ -713,7 +692,7 @@ def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
         took = f"{time.monotonic() - connection.began:.1f} s"
         if reason:
             report.log(f"Failed to restart webbridge on server {address}. Error:", reason)
-            report.complain(f"{place} FAILED  {took}: {reason}")
+            report.print(f"{place} FAILED  {took}: {reason}", "stderr")
         else:
             good += 1
             report.log(f"Webbridge on server: {address} restarted successfully")
@@ -725,7 +704,7 @@ def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
     if report.signals:
         names = ", ".join(connection.server.address for connection in left) or "none"
         report.log(f"Ended by {report.signals[0].name}. Not attempted: {names}")
-        report.complain(f"Ended by {report.signals[0].name}. Not attempted: {names}")
+        report.print(f"Ended by {report.signals[0].name}. Not attempted: {names}", "stderr")
         return 128 + report.signals[0]
     return int(good < total or report.log_lost)
 
@@ -742,7 +721,7 @@ def look_first(connections: Sequence[Connection], report: Report) -> int | None:
     try:
         leaked, active = count_leaked(looks, report)
     except Trouble as trouble:
-        report.complain(str(trouble))
+        report.print(str(trouble), "stderr")
         report.log(f"Nothing was restarted. {trouble}")
         return 128 + report.signals[0] if report.signals else 1
     if options.sessions or options.from_logs:
@@ -835,7 +814,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(error)
         if isinstance(error, OSError) and error.filename:
             text = f"Cannot use {error.filename}: {error.strerror}."
-        report.complain(text)
+        report.print(text, "stderr")
         report.log(text)
         return 2
     except KeyboardInterrupt:
