@@ -71,9 +71,9 @@ CALLBRIDGES: dict[int, str] = {}
 
 SECONDS_PER_SERVER = 60.0  # connecting, logging in, restarting, answering: all of it
 CONNECT_TRIES = 3  # up to the login, which is tried once
-SECONDS_PER_TRY = 20.0
+SECONDS_PER_TRY = 18.0  # so that all of them fit into 60 seconds
 SECONDS_BETWEEN_TRIES = 2.0
-SECONDS_FOR_STATUS = 2.0  # an exit status may come so long after the end of the answer
+SECONDS_FOR_REST = 0.5  # the end of an answer may come so long after its exit status, or before it
 ANSWER_MOST = 32 << 20  # bytes of an answer; who sends more is cut off
 ANSWER_SHOWN = 300  # characters of it in the log and on the terminal
 
@@ -126,14 +126,6 @@ def read_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
 
 
-def append(path: Path, text: str) -> None:
-    """Append in one write, so that runs side by side never mix inside it; raises OSError."""
-    with path.open("a+b") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        torn = file.read() not in (b"", b"\n")  # by a full disk, or an editor
-        file.write(("\n" * torn + text).encode("utf-8", "backslashreplace"))
-
-
 def say(stream: str, text: str) -> None:
     """Write to sys.stdout or sys.stderr; a missing, closed or full one must not stop the work."""
     try:
@@ -153,21 +145,27 @@ class Report:
         with contextlib.suppress(AttributeError, OSError, ValueError):  # as in say()
             self.terminal = sys.stdout.isatty() and not options.quiet
         self.log_file: Path | None = None
-        self.log_lost = False
+        self.log_lost = self.torn = False  # torn: it ends in a part of a line
         self.signals: list[signal.Signals] = []
 
     def note_signal(self, number: int, _: object) -> None:
         self.signals.append(signal.Signals(number))
 
     def log(self, *messages: str) -> None:
+        """Append the messages in one write, so that runs side by side never mix inside it."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
         text = "".join(f"{now} {message}{os.linesep}" for message in messages)
-        try:
-            if self.log_file:
-                append(self.log_file, text)
-        except OSError as error:
-            self.log_lost = True
-            self.print(f"{self.log_file} takes no lines: {error.strerror}. Lost:\n{text}", "stderr")
+        data = (os.linesep * self.torn + text).encode("utf-8", "backslashreplace")
+        if self.log_file:
+            try:
+                with self.log_file.open("ab", buffering=0) as file:
+                    self.torn = file.write(data) < len(data)
+                why = "it is full" * self.torn
+            except OSError as error:
+                why = f"{error.strerror}"
+            if why:
+                self.log_lost = True
+                self.print(f"{self.log_file} takes no lines: {why}. Lost:\n{text}", "stderr")
 
     def print(self, text: str, stream: str = "stdout") -> None:
         self.show_waiting([])
@@ -291,8 +289,8 @@ REASONS = {
     "IncompatiblePeer": "The server and paramiko {paramiko} have no algorithm in common. For one "
     'that speaks only SHA-1: "{python}" -m pip install "paramiko<5"',
     "BadAuthenticationType": "The server takes no password, only {offered}.",
-    "AuthenticationException": "The login, tried once, was refused: a wrong password, or an "
-    "account that is locked, or barred from this host or hour. " + BY_HAND,
+    "AuthenticationException": "The login failed, and is not tried again: the password is wrong, "
+    "or the account is locked or barred from this host or hour, or the server hung up. " + BY_HAND,
     "logging in: SSHException": "The server asks for more than a password: expired? " + BY_HAND,
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
     "reading the log: OSError": "Its log cannot be read over SFTP: {text}",
@@ -325,13 +323,13 @@ class Connection:
 
     def open(self) -> None:
         """Connect and log in; what can pass is tried again, up to the login."""
-        lasting = paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer
+        lasting = (paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer)
         tries_left = CONNECT_TRIES
         while not self.client.get_transport():
             try:
                 self.open_once()
             except (OSError, EOFError, paramiko.SSHException) as error:
-                if self.stage != "connecting" or isinstance(error, (*lasting, socket.gaierror)):
+                if self.stage != "connecting" or isinstance(error, lasting):
                     raise
                 tries_left -= 1
                 time_left = self.began + self.options.timeout - time.monotonic()
@@ -366,7 +364,10 @@ class Connection:
                 "then store it with --check --accept-new-host-keys."
             )
         try:
-            append(self.options.known_hosts, f"{name} {key.get_name()} {key.get_base64()}\n")
+            path = self.options.known_hosts
+            torn = "\n" * bool(path.exists() and read_lines(path)[-1])  # by an editor
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{torn}{name} {key.get_name()} {key.get_base64()}\n")
         except OSError as error:
             raise Trouble(f"Cannot store the host key: {error.strerror}.") from None
         self.known.add(name, key.get_name(), key)
@@ -404,17 +405,19 @@ class Connection:
         channel.settimeout(TICK)
         self.enter(f"waiting for the answer to '{command}'")
         channel.exec_command(command)
-        text = bytearray()
-        while not channel.exit_status_ready():  # true also of a closed channel
+        text, until = bytearray(), float("inf")
+        while time.monotonic() < until:
             with contextlib.suppress(socket.timeout):
                 data = channel.recv(1 << 16)
                 text += data.replace(b"\r", b"\n")
-                if len(text) > ANSWER_MOST:
-                    raise Trouble(f"The answer has no end.{self.doubt()}")
                 if not data:
-                    channel.status_event.wait(SECONDS_FOR_STATUS)
+                    channel.status_event.wait(SECONDS_FOR_REST)
                     break
-        if channel.recv_ready():  # what came before the status; it fits into the window
+            if len(text) > ANSWER_MOST:
+                raise Trouble(f"The answer has no end.{self.doubt()}")
+            if channel.exit_status_ready():  # a child of the command may keep the channel open
+                until = min(until, time.monotonic() + SECONDS_FOR_REST)
+        if channel.recv_ready():  # what came before the status fits into the window
             text += channel.recv(paramiko.common.DEFAULT_WINDOW_SIZE).replace(b"\r", b"\n")
         return bytes(text), channel.exit_status
 
@@ -655,8 +658,8 @@ def ask(connection: Connection, command: str) -> tuple[bytes, int]:
     connection.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
     refused = REFUSED.search(text)
     if refused or status > 0:
-        late = refused and refused.start() > ANSWER_SHOWN
-        said = printable(refused[1]) if refused and late else connection.said
+        said = printable(refused[1]) if refused else connection.said
+        said = connection.said if said in connection.said else said
         code = f" (exit status {status})" * (status > 0)
         unknown = refused and refused[1].lower().startswith(b"unknown command")
         gone = " CMS 3.0 and newer have no Web Bridge 2." * bool(unknown)
@@ -807,7 +810,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     count_only = options.sessions or options.from_logs
     try:
         if not count_only:
-            append(options.log_file, "")
+            if options.log_file.is_fifo():  # which can wait for its reader for ever
+                raise Trouble(f"Cannot use {options.log_file}: it is a pipe.")
+            options.log_file.open("ab").close()
             report.log_file = None if options.check else options.log_file
         chosen, everywhere = ([], []) if options.from_logs else prepare(options)
     except (Trouble, OSError) as error:
