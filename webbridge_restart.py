@@ -16,7 +16,7 @@ Edit the block below, then:
     python3 webbridge_restart.py --sessions                        count the leaked sessions
 
 Exit status: 0 all were restarted (checked, counted), or need not be; 1 at least one was not;
-2 nothing was attempted; 130 ended by Ctrl-C; 143 ended by SIGTERM.
+2 nothing was attempted; 130 ended by Ctrl-C, 143 by SIGTERM, 129 by a terminal that went away.
 """
 
 from __future__ import annotations
@@ -826,6 +826,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, report.note_signal)
+    if os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, report.note_signal)
     if count_only or options.if_leaked is not None or options.max_active is not None:
         status = look_first(everywhere, report)
         if status is not None:

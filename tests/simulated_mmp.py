@@ -146,7 +146,7 @@ class SimulatedMMP:
             with contextlib.suppress(OSError):
                 self.raw(connection)
             return
-        transport = paramiko.Transport(connection)
+        transport = _Transport(connection)
         transport.add_server_key(self.host_key)
         transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
         if self.set_up:
@@ -156,10 +156,23 @@ class SimulatedMMP:
             transport.start_server(server=_Session(self, transport))
 
 
+class _Transport(paramiko.Transport):
+    """A transport that knows when it has replied to a request for a command."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.replied = threading.Event()
+
+    def _send_user_message(self, message: paramiko.Message) -> None:
+        super()._send_user_message(message)
+        if message.asbytes()[:1] == b"\x63":  # SSH_MSG_CHANNEL_SUCCESS
+            self.replied.set()
+
+
 class _Session(paramiko.ServerInterface):
     """One connection, as paramiko asks about it."""
 
-    def __init__(self, mmp: SimulatedMMP, transport: paramiko.Transport) -> None:
+    def __init__(self, mmp: SimulatedMMP, transport: _Transport) -> None:
         self.mmp = mmp
         self.transport = transport
         self.rounds = list(mmp.questions)
@@ -220,13 +233,14 @@ class _Session(paramiko.ServerInterface):
             return False
         unknown = answer(f"Unknown command: {text}\n".encode(), 1)
         action = {"webbridge restart": self.mmp.restart, "webbridge": self.mmp.webbridge}
+        self.transport.replied.clear()
         threading.Thread(
             target=self._act, args=(action.get(text, unknown), channel), daemon=True
         ).start()
         return True
 
     def _act(self, action: Action, channel: paramiko.Channel) -> None:
-        channel.event.wait(0.01)  # the reply to the exec request goes first
+        self.transport.replied.wait(20)  # what comes before that, a client takes for a refusal
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             action(channel)
 
