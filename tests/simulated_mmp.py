@@ -83,7 +83,6 @@ class SimulatedMMP:
     def __post_init__(self) -> None:
         self.commands: list[str] = []
         self.passwords: list[str] = []
-        self.passwords_not_asked_for: list[str] = []  # by a method that is none of its methods
         self.connections = 0
         self.read_at: dict[int, int] = {}  # over SFTP: offset and length
         self.stopped = threading.Event()
@@ -187,7 +186,6 @@ class _Session(paramiko.ServerInterface):
 
     def check_auth_password(self, username: str, password: str) -> int:
         if "password" not in self.mmp.methods:
-            self.mmp.passwords_not_asked_for.append(password)
             return paramiko.AUTH_FAILED
         self.mmp.passwords.append(password)
         good = password == self.mmp.password

@@ -1,0 +1,202 @@
+"""Measure the script beside a bare paramiko loop and ssh, and as the number of servers grows.
+
+No test, and pytest does not collect it. Run it by hand, on Linux or macOS; it takes 3 minutes:
+
+    .venv/bin/python tests/benchmark.py
+
+It prints, measured against simulated servers in a process of their own:
+
+    24 servers, one at a time and 8 at a time: the script's time, and how many times that is the
+    time of the least that paramiko can do: at most 1.15. Beside them ssh, where it is installed.
+    1 to 400 servers: time, and peak memory in MB of a million bytes. Time should be a straight
+    line (the same seconds per server throughout), and memory flat, at most 60 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import paramiko
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import webbridge_restart
+from simulated_mmp import PASSWORD, SUCCESS, SimulatedMMP, ed25519_key
+from webbridge_restart import MMP_USERNAME, RESTART, SCRIPT
+
+SERVERS = 24
+ROUNDS = {1: 9, 8: 25}  # by the number of servers at a time
+GROWTH = 1, 8, 24, 100, 400
+HOST = "127.0.0.1"
+
+# Its arguments are the servers' addresses in one, and the script's options. It imports nothing
+# that the script does not. On Linux ru_maxrss would begin at the peak of the parent process.
+MEASURE = """
+import re, resource, sys, time, webbridge_restart
+
+webbridge_restart.WEBBRIDGES = dict(enumerate(sys.argv[1].split(), 1))
+began = time.perf_counter()
+status = webbridge_restart.main(sys.argv[2:])
+seconds = time.perf_counter() - began
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.platform == "linux":
+    peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+print(seconds, peak / 1e6)
+raise SystemExit(status)
+"""
+
+
+# ---- The servers ---------------------------------------------------------------------------------
+
+
+def serve(count: int) -> None:
+    """Print the known-hosts lines of so many servers, and run them until stdin ends."""
+    logging.disable()  # of connections that break off
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed < 2048:  # macOS allows 256 open files until it is asked for more
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, most))
+    key = ed25519_key()
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            server = stack.enter_context(SimulatedMMP(host_key=key, host=HOST))
+            # As sshd does; else its packets wait up to 40 ms for the client to acknowledge others
+            server.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            print(server.known_hosts_line, flush=True)
+        sys.stdin.read()
+
+
+@contextlib.contextmanager
+def simulated_servers(count: int) -> Iterator[Path]:
+    """Run so many servers, which end with this process; yield a folder with their known_hosts."""
+    command, pipe = [sys.executable, __file__, "serve", str(count)], subprocess.PIPE
+    serving = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    with serving, tempfile.TemporaryDirectory() as name:
+        assert serving.stdout
+        lines = [serving.stdout.readline() for _ in range(count)]
+        Path(name, "known_hosts").write_text("".join(lines), encoding="ascii")
+        yield Path(name)
+
+
+def read_ports(folder: Path) -> list[str]:
+    """Return the servers' ports, from lines that begin [127.0.0.1]:PORT."""
+    lines = (folder / "known_hosts").read_text(encoding="ascii").splitlines()
+    return [line.split()[0].rpartition(":")[2] for line in lines]
+
+
+# ---- Three ways to restart them all --------------------------------------------------------------
+
+
+def script_options(folder: Path, at_a_time: int) -> list[str]:
+    files = ["--known-hosts", str(folder / "known_hosts"), "--log-file", str(folder / "log.txt")]
+    return [*files, "--parallel", str(at_a_time), "-q"]
+
+
+def run_script(folder: Path, at_a_time: int) -> None:
+    addresses = [f"{HOST}:{port}" for port in read_ports(folder)]
+    webbridge_restart.WEBBRIDGES = dict(enumerate(addresses, 1))
+    status = webbridge_restart.main(script_options(folder, at_a_time))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which main() has replaced
+    if status:
+        raise SystemExit(f"The script failed: exit status {status}.")
+
+
+def run_bare(folder: Path, at_a_time: int) -> None:
+    known = paramiko.HostKeys(str(folder / "known_hosts"))  # to load them each time takes longer
+
+    def restart(port: str) -> None:
+        with paramiko.SSHClient() as client:
+            client.get_host_keys()[f"[{HOST}]:{port}"] = known[f"[{HOST}]:{port}"]
+            client.connect(
+                HOST, int(port), MMP_USERNAME, PASSWORD, allow_agent=False, look_for_keys=False
+            )
+            _stdin, stdout, _ = client.exec_command(RESTART)  # unheld, stdin would end at once
+            if stdout.read() != SUCCESS or stdout.channel.recv_exit_status() != 0:
+                raise SystemExit("The bare loop failed.")
+
+    with ThreadPoolExecutor(at_a_time) as pool:  # which starts a thread only when it is used
+        each = map if at_a_time == 1 else pool.map
+        list(each(restart, read_ports(folder)))
+
+
+def run_ssh(folder: Path, at_a_time: int) -> None:
+    """Run xargs -P 1 ssh, which is ssh in a loop, or more than one at a time."""
+    askpass = folder / "askpass"
+    askpass.write_text("#!/bin/sh\nprintf '%s\\n' \"$MMP_PASSWORD\"\n", encoding="ascii")
+    askpass.chmod(0o700)
+    asking = {"SSH_ASKPASS": str(askpass), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"}
+    command = ["xargs", "-P", str(at_a_time), "-I", "PORT", "ssh", "-F", "none", "-p", "PORT"]
+    command += ["-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
+    command += ["-o", "StrictHostKeyChecking=yes", "-o", "PreferredAuthentications=password"]
+    subprocess.run(
+        [*command, f"{MMP_USERNAME}@{HOST}", RESTART],
+        input="".join(f"{port}\n" for port in read_ports(folder)).encode(),
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **asking},
+        start_new_session=True,  # ssh before 8.4 asks so only where it has no terminal
+        check=True,
+    )
+
+
+# ---- The measurements ----------------------------------------------------------------------------
+
+
+def show_comparison(at_a_time: int) -> None:
+    ways: dict[str, Callable[[Path, int], None]] = {"script": run_script, "bare": run_bare}
+    if shutil.which("ssh") and shutil.which("xargs"):
+        ways["ssh"] = run_ssh
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    with simulated_servers(SERVERS) as folder:
+        for turn in range(ROUNDS[at_a_time] + 1):
+            for name in sorted(ways, reverse=turn % 2 == 1):  # so that none always goes first
+                began = time.perf_counter()
+                ways[name](folder, at_a_time)
+                measured[name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(times[1:]) for name, times in measured.items()}  # warm
+    ratio = seconds["script"] / seconds["bare"]
+    print(f"\n{SERVERS} servers, {at_a_time} at a time, the median of {ROUNDS[at_a_time]} rounds")
+    print(f"script {seconds['script']:.2f} s, bare paramiko {seconds['bare']:.2f} s: {ratio:.2f}")
+    print(
+        f"xargs ssh {seconds['ssh']:.2f} s" if "ssh" in ways else "ssh skipped: not installed here"
+    )
+
+
+def show_growth(at_a_time: int) -> None:
+    print(f"\nservers  seconds  per server  peak MB, {at_a_time} at a time")
+    for count in GROWTH:
+        with simulated_servers(count) as folder:  # new ones: they keep something of all that came
+            addresses = " ".join(f"{HOST}:{port}" for port in read_ports(folder))
+            command = [sys.executable, "-c", MEASURE, addresses, *script_options(folder, at_a_time)]
+            seconds, peak = map(float, subprocess.check_output(command, cwd=SCRIPT.parent).split())
+        print(f"{count:7}  {seconds:7.2f}  {seconds / count:10.3f}  {peak:7.1f}", flush=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    if argv[:1] == ["serve"]:
+        serve(int(argv[1]))
+        return 0
+    os.environ["MMP_PASSWORD"] = PASSWORD
+    python = sys.version.split()[0]
+    print(f"Python {python}, paramiko {paramiko.__version__}, {os.cpu_count()} CPUs")
+    for at_a_time in ROUNDS:
+        show_comparison(at_a_time)
+    for at_a_time in (1, 16):
+        show_growth(at_a_time)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
