@@ -215,7 +215,8 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
 
 def refuse_repeated_numbers() -> None:
     """Raises Trouble where a dict above has a number twice: Python drops the first in silence."""
-    for node in ast.walk(ast.parse(SCRIPT.read_bytes())):
+    block_to_edit = SCRIPT.read_text(encoding="utf-8").partition("# ---- Limits")[0]
+    for node in ast.walk(ast.parse(block_to_edit)):
         keys = [key.value for key in getattr(node, "keys", []) if isinstance(key, ast.Constant)]
         for key in keys:
             if keys.count(key) > 1:
