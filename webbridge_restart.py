@@ -377,8 +377,8 @@ class Connection:
     def authenticate(self, transport: paramiko.Transport) -> None:
         """Send the password, once: paramiko calls this when the host key is verified.
 
-        Its own login answers every question with the password, and so offers one that has
-        expired as the new one.
+        Its own login sends it before it knows whether the server takes one, and answers every
+        question with it, so that one that has expired is offered as the new one.
         """
         answers = [[self.password]]
 
@@ -389,12 +389,16 @@ class Connection:
 
         self.enter("logging in")
         transport.set_keepalive(30)  # after a look at the log, a restart may be long in coming
+        more = []
         try:
-            more = transport.auth_password(MMP_USERNAME, self.password, fallback=False)
+            transport.auth_none(MMP_USERNAME)  # as ssh does, for the server to name its methods
         except paramiko.BadAuthenticationType as error:
-            if "keyboard-interactive" not in error.allowed_types:
+            if "password" in error.allowed_types:
+                more = transport.auth_password(MMP_USERNAME, self.password, fallback=False)
+            elif "keyboard-interactive" in error.allowed_types:
+                more = transport.auth_interactive(MMP_USERNAME, answer)
+            else:
                 raise
-            more = transport.auth_interactive(MMP_USERNAME, answer)
         if more:
             raise paramiko.SSHException("a second factor")
 

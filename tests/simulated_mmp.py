@@ -185,8 +185,6 @@ class _Session(paramiko.ServerInterface):
             self.mmp.stopped.wait()
 
     def check_auth_password(self, username: str, password: str) -> int:
-        if "password" not in self.mmp.methods:
-            return paramiko.AUTH_FAILED
         self.mmp.passwords.append(password)
         good = password == self.mmp.password
         result = self.mmp.right_password(self.transport) if good else paramiko.AUTH_FAILED

@@ -40,6 +40,8 @@ class Client:
     def _connect(self, *_: object, auth_strategy: object, **__: object) -> None:
         if self.failures:
             raise self.failures.pop(0)
+        methods = paramiko.BadAuthenticationType("", ["publickey", "password"])
+        self.transport.auth_none.side_effect = methods
         self.transport.auth_password.side_effect = self.login_failure
         self.transport.auth_password.return_value = []
         auth_strategy.authenticate(self.transport)  # type: ignore[attr-defined]
