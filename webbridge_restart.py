@@ -371,7 +371,6 @@ class Connection:
                 file.write(f"{torn}{name} {key.get_name()} {key.get_base64()}\n")
         except OSError as error:
             raise Trouble(f"Cannot store the host key: {error.strerror}.") from None
-        self.known.add(name, key.get_name(), key)
         self.new_key = shown
 
     def authenticate(self, transport: paramiko.Transport) -> None:
@@ -414,7 +413,7 @@ class Connection:
         while time.monotonic() < until:
             with contextlib.suppress(socket.timeout):
                 data = channel.recv(1 << 16)
-                text += data.replace(b"\r", b"\n")
+                text += data
                 if not data:
                     channel.status_event.wait(SECONDS_FOR_REST)
                     break
@@ -423,8 +422,8 @@ class Connection:
             if channel.exit_status_ready():  # a child of the command may keep the channel open
                 until = min(until, time.monotonic() + SECONDS_FOR_REST)
         if channel.recv_ready():  # what came before the status fits into the window
-            text += channel.recv(paramiko.common.DEFAULT_WINDOW_SIZE).replace(b"\r", b"\n")
-        return bytes(text), channel.exit_status
+            text += channel.recv(paramiko.common.DEFAULT_WINDOW_SIZE)
+        return bytes(text).replace(b"\r", b"\n"), channel.exit_status
 
     def doubt(self) -> str:
         """Return what to add to a reason where nobody can know whether the server restarted."""
@@ -507,7 +506,8 @@ def take_turns(
 
 WEB, CALL = "Web Bridge", "Call Bridge"
 HARD_LIMIT = 149  # sessions of one Web Bridge, says Cisco's document
-LOG_STEPS = [1 << 20, 2 << 20, 4 << 20, 8 << 20, 16 << 20]  # bytes from a log's end to look at
+MIB = 1 << 20
+LOG_STEPS = [1, 2, 4, 8, 16]  # MiB from a log's end to look at
 SECONDS_FRESH = 15 * 60  # a Call Bridge logs its counter every 5 minutes
 CAUTIONS = """This holds only where neither the CMA desktop client nor the iOS client is in use.
 In a cluster, a single server's difference means nothing."""
@@ -577,7 +577,7 @@ def read_counters(
     """Return the newest counters, from further back while one that is wanted is missing."""
     text, start = b"", size
     for step in LOG_STEPS:
-        end, start = start, max(0, size - step)
+        end, start = start, max(0, size - step * MIB)
         text = read(start, end - start) + text
         counters = parse_log(text if start == 0 else text.partition(b"\n")[2])
         if wanted <= counters.keys() or start == 0:
@@ -589,7 +589,7 @@ def read_log(connection: Connection) -> str:
     """Read the counters from an MMP's log, a job; each step back is one round trip."""
     connection.open()
     connection.enter("reading the log")
-    with connection.client.open_sftp() as sftp, sftp.open("log", "rb") as file:
+    with connection.client.open_sftp() as sftp, sftp.open("log") as file:
 
         def read(start: int, length: int) -> bytes:
             return b"".join(file.readv([(start, length)]))
@@ -604,8 +604,8 @@ def look_at_file(path: Path) -> Look:
     look = Look(str(path), {WEB, CALL})
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            chunks = iter(lambda: file.read(LOG_STEPS[0]), b"")
-            text = b"".join(collections.deque(chunks, LOG_STEPS[-1] // LOG_STEPS[0] + 1))
+            chunks = iter(lambda: file.read(MIB), b"")
+            text = b"".join(collections.deque(chunks, LOG_STEPS[-1] + 1))
         look.counters = read_counters(lambda i, size: text[i : i + size], len(text), look.wanted)
         look.wanted = set(look.counters) or look.wanted
     except (OSError, EOFError, zlib.error) as error:

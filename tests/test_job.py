@@ -31,6 +31,17 @@ def test_one_servers_failure_does_not_keep_the_next_from_its_turn(
     assert ran.status == 1
 
 
+def test_what_comes_on_the_error_stream_counts(run: Run) -> None:
+    def act(channel: Channel) -> None:
+        channel.sendall_stderr(b"FAILURE: on the other stream\n")
+        answer()(channel)
+
+    with SimulatedMMP(restart=act) as mmp:
+        ran = run([mmp])
+    reason = "FAILURE: on the other stream | SUCCESS: Webbridge restarted"
+    assert ran.log == failed(mmp, f"The server answered: {reason}")
+
+
 @pytest.mark.parametrize("choice", ["2", "address"])
 def test_restarts_only_the_chosen(run: Run, mmp: SimulatedMMP, choice: str) -> None:
     with SimulatedMMP() as other:
@@ -135,9 +146,12 @@ def test_check_finds_out_whether_the_log_can_be_written(run: Run, mmp: Simulated
 
 def test_new_host_keys_are_stored_once_and_then_known(run: Run, mmp: SimulatedMMP) -> None:
     unknown = run([mmp.address])
-    assert unknown.status == 1
-    first = run([mmp.address], "--accept-new-host-keys")
     key = f"ssh-ed25519 {mmp.host_key.fingerprint}"
+    reason = f"The server's host key is not known: {key}. Compare it with the server's own, "
+    reason += "then store it with --check --accept-new-host-keys."
+    assert unknown.log == failed(mmp, reason)
+    assert mmp.passwords == []
+    first = run([mmp.address], "--accept-new-host-keys")
     assert f"New host key of {mmp.address}: {key}\n" in first.out
     second = run([mmp.address], "--accept-new-host-keys")
     assert "New host key" not in second.out
@@ -152,6 +166,13 @@ def test_a_new_host_key_goes_on_a_line_of_its_own(
         assert run([other, mmp], "--accept-new-host-keys").status == 0
         expected = f"# mine\n{other.known_hosts_line}\n{mmp.known_hosts_line}\n"
     assert known_hosts.read_text() == expected
+
+
+def test_a_new_host_key_that_cannot_be_stored_gets_no_password(run: Run, mmp: SimulatedMMP) -> None:
+    options = ["--accept-new-host-keys", "--known-hosts", "/nowhere/known_hosts"]
+    ran = run([mmp], *options)
+    assert ran.log == failed(mmp, "Cannot store the host key: No such file or directory.")
+    assert mmp.passwords == []
 
 
 def test_verbose_shows_the_answer(run: Run, mmp: SimulatedMMP) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,18 @@ def test_in_a_cluster_only_the_sums_count(run: Run) -> None:
     with SimulatedMMP(log=log(20, 30, 34)) as first, SimulatedMMP(log=log(60, 10, 12)) as second:
         ran = run([first, second], "--sessions")
     assert "Leaked: 40 (80 Web Bridge, 40 active CMA sessions).\n" in ran.out
+
+
+def test_counters_that_a_server_should_not_have_do_not_count(
+    run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old lines in the log of a server that has lost its Web Bridge, or its Call Bridge."""
+    mmp.log = (web(50) + call(7, 7, "Jun 20 20:00:00") + end()).encode()
+    with SimulatedMMP(log=(web(100) + call(10, 11) + end()).encode()) as core:
+        monkeypatch.setattr(webbridge_restart, "CALLBRIDGES", {1: core.address})
+        known = [mmp, core.address]
+        ran = run(known[:1], "--sessions", "--accept-new-host-keys")
+    assert "Leaked: 40 (50 Web Bridge, 10 active CMA sessions).\n" in ran.out
 
 
 def test_leaked_is_never_below_zero(run: Run, mmp: SimulatedMMP) -> None:
@@ -156,6 +170,32 @@ def test_a_server_without_that_log(run: Run, mmp: SimulatedMMP) -> None:
 
 def test_an_empty_log(run: Run, mmp: SimulatedMMP) -> None:
     assert run([mmp], "--sessions").status == 1
+
+
+def test_every_server_with_trouble_is_named(run: Run, mmp: SimulatedMMP) -> None:
+    with SimulatedMMP(refuse_channels=True) as refusing:
+        no_session = "The server opens no session (code 4): are too many open?"
+        none = "Its log has no readable Call Bridge counter."
+        hint = "If the Call Bridges are other servers, list them in CALLBRIDGES."
+        reason = f"{refusing.address}: {no_session} {mmp.address}: {none} {hint}"
+        uncountable(run, [refusing, mmp], reason)
+
+
+def test_a_signal_while_the_logs_are_read(run: Run, mmp: SimulatedMMP) -> None:
+    """The first server is read, the second one holds its login until the signal has come."""
+    mmp.log = log(100, 0, 0)
+
+    def hang_and_interrupt(_: object) -> None:
+        mmp.wait_for_connections()
+        os.kill(os.getpid(), signal.SIGTERM)
+        stalling.stopped.wait()
+
+    with SimulatedMMP(set_up=hang_and_interrupt) as stalling:
+        ran = run([mmp, stalling], "--if-leaked", "1")
+    reason = f"{stalling.address}: Cut off by SIGTERM while connecting."
+    assert ran.log[0].startswith("Nothing was restarted. The leaked sessions cannot be counted. ")
+    assert ran.log[0].endswith(reason)
+    assert (ran.status, mmp.commands, stalling.commands) == (143, [], [])
 
 
 # ---- On condition
@@ -319,6 +359,7 @@ def test_another_process_that_speaks_so_is_no_counter() -> None:
     ("counted", "last", "minutes"),
     [
         ("Dec 31 23:58:00", "Jan  1 00:01:00", 3),
+        ("Jun  1 00:00:00", "Jun 20 00:00:00", 19 * 24 * 60),
         ("2023-12-31T23:58:00.5", "2024-01-01T00:01:00.1", 3),
         ("Feb 28 23:59:00", "Mar  1 00:01:00", 24 * 60 + 2),
         ("Jun 20 21:16:01", "Jun 20 21:15:01", 1),
