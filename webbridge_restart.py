@@ -73,8 +73,9 @@ SECONDS_PER_SERVER = 60.0  # connecting, logging in, restarting, answering: all 
 CONNECT_TRIES = 3  # up to the login, which is tried once
 SECONDS_PER_TRY = 18.0  # so that all of them fit into 60 seconds
 SECONDS_BETWEEN_TRIES = 2.0
-SECONDS_FOR_REST = 0.5  # the end of an answer may come so long after its exit status, or before it
-ANSWER_MOST = 32 << 20  # bytes of an answer; who sends more is cut off
+SECONDS_FOR_REST = 0.5  # a part of an answer may come so long after its exit status
+SECONDS_FOR_STATUS = 5.0  # an exit status may come so long after the answer's end
+ANSWER_MOST = 26 << 20  # bytes of an answer; who sends more is cut off
 ANSWER_SHOWN = 300  # characters of it in the log and on the terminal
 
 # ---- End of what there is to edit ----------------------------------------------------------------
@@ -84,7 +85,9 @@ SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start in other dire
 TICK = 0.1  # seconds between two looks at the clock, and at a silent server's exit status
 RESTART = "webbridge restart"
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
-REFUSED = re.compile(rb"(?im)^[^\w\n]*((?:FAILURE|ERROR|Unknown command)[^\n]{0,999})")
+REFUSED = re.compile(
+    rb"(?im)^(?:\x1b\[[\d;]*[a-z]|[^\w\n])*((?:FAILURE|ERROR|Unknown command)[^\n]{0,999})"
+)
 CONFIRMED = re.compile(rb"(?m)^[ \t]*SUCCESS:")
 ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*(\w+)")
 LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
@@ -195,7 +198,8 @@ def parse_address(address: str) -> tuple[str, int]:
 
 def read_inventory(name: str, inventory: object) -> list[Server]:
     """Return the servers of the dict of this name, in its order; raises Trouble."""
-    edit = f'Edit {name} at the top of {SCRIPT.name}: one line a server, 1: "its MMP address",'
+    form = '1: "10.48.79.194", or 2: "cms2.example.com:2222", or 3: "[2001:db8::3]",'
+    edit = f"Edit {name} at the top of {SCRIPT.name}: a line a server, such as {form}"
     if not isinstance(inventory, dict) or not inventory:
         raise Trouble(f"{name} lists no server. {edit}")
     servers: dict[tuple[str, int], Server] = {}
@@ -215,7 +219,7 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
 
 def refuse_repeated_numbers() -> None:
     """Raises Trouble where a dict above has a number twice: Python drops the first in silence."""
-    block_to_edit = SCRIPT.read_text(encoding="utf-8").partition("# ---- Limits")[0]
+    block_to_edit = SCRIPT.read_bytes().partition(b"# ---- Limits")[0]
     for node in ast.walk(ast.parse(block_to_edit)):
         keys = [key.value for key in getattr(node, "keys", []) if isinstance(key, ast.Constant)]
         for key in keys:
@@ -235,16 +239,18 @@ def choose(servers: list[Server], wanted: Sequence[str]) -> list[Server]:
 
 def find_password(options: argparse.Namespace) -> str:
     """Return the password from the first place that has one; raises Trouble or OSError."""
+    for path in (options.password_file, SCRIPT if MMP_PASSWORD else None):
+        if path and os.name == "posix" and path.stat().st_mode & 0o077:
+            raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
     if options.ask_password:
         if not (sys.stdin and sys.stdin.isatty()):
             raise Trouble("--ask-password finds no terminal to ask on.")
-        return getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
+        with contextlib.suppress(EOFError, UnicodeDecodeError):
+            return getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
+        return ""
     if os.environ.get("MMP_PASSWORD"):
         return os.environ["MMP_PASSWORD"]
-    path = options.password_file or SCRIPT
-    if os.name == "posix" and path.stat().st_mode & 0o077 and (path != SCRIPT or MMP_PASSWORD):
-        raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
-    return MMP_PASSWORD if path == SCRIPT else read_lines(path)[0]
+    return read_lines(options.password_file)[0] if options.password_file else MMP_PASSWORD
 
 
 def read_known_hosts(path: Path) -> paramiko.HostKeys:
@@ -277,23 +283,25 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 
 # Why a server failed, by the type of what paramiko or the socket raised, at one stage or at any.
 # A base class serves where its derived class has no entry.
-BY_HAND = "Log in by hand: ssh -p {port} {user}@{host}"
+BY_HAND = "Log in by hand: ssh -p {server.port} {user}@{server.host}"
 REASONS = {
     "NoValidConnectionsError": "{text}",
-    "gaierror": "The name {host} is not found: check its line, and this computer's DNS.",
-    "connecting: OSError": "Cannot connect to {host} port {port}: {text}.",
-    "connecting: SSHException": "No SSH server answers at {host} port {port}: check the address.",
+    "gaierror": "The name {server.host} is not found: check its line, and this computer's DNS.",
+    "connecting: OSError": "Cannot connect to {server.host} port {server.port}: {text}.",
+    "connecting: SSHException": "No usable SSH answer from {server.host} port {server.port}: is it "
+    "the MMP's address, or is the server overloaded?",
     "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
     "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
-    "No password was sent. Only if that is right, delete the server's lines from {known_hosts} "
+    "No password was sent. Only if that is right, delete the server's lines from {known} "
     "and store the new key with --check --accept-new-host-keys.",
-    "IncompatiblePeer": "The server and paramiko {paramiko} have no algorithm in common. For one "
-    'that speaks only SHA-1: "{python}" -m pip install "paramiko<5"',
-    "BadAuthenticationType": "The server takes no password, only {offered}.",
+    "IncompatiblePeer": "The server and paramiko {paramiko.__version__} have no algorithm in "
+    'common. For one that speaks only SHA-1: "{sys.executable}" -m pip install "paramiko<5"',
+    "BadAuthenticationType": "The server takes no password, only {error.allowed_types!s:.300}.",
     "AuthenticationException": "The login failed, and is not tried again: the password is wrong, "
     "or the account is locked or barred from this host or hour, or the server hung up. " + BY_HAND,
     "logging in: SSHException": "The server asks for more than a password: expired? " + BY_HAND,
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
+    "reading the log: SSHException": "Its log cannot be read: does {user} have SFTP?",
     "reading the log: OSError": "Its log cannot be read over SFTP: {text}",
 }
 
@@ -324,17 +332,19 @@ class Connection:
 
     def open(self) -> None:
         """Connect and log in; what can pass is tried again, up to the login."""
-        lasting = (paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer)
+        if self.client.get_transport():  # from the look at the log
+            self.closed.wait(TICK)  # an MMP can refuse a session so soon after the one before
         tries_left = CONNECT_TRIES
         while not self.client.get_transport():
             try:
                 self.open_once()
-            except (OSError, EOFError, paramiko.SSHException) as error:
-                if self.stage != "connecting" or isinstance(error, lasting):
-                    raise
+            except (paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer):
+                raise
+            except (OSError, EOFError, paramiko.SSHException):
                 tries_left -= 1
                 time_left = self.began + self.options.timeout - time.monotonic()
-                if not tries_left or time_left < 2 * SECONDS_BETWEEN_TRIES:
+                too_late = not tries_left or time_left < 2 * SECONDS_BETWEEN_TRIES
+                if self.stage != "connecting" or too_late:
                     raise
                 self.client.close()
                 self.closed.wait(SECONDS_BETWEEN_TRIES)
@@ -344,13 +354,12 @@ class Connection:
         for key in (self.known.lookup(self.server.known_as) or {}).values():
             self.client.get_host_keys().add(self.server.known_as, key.get_name(), key)
         self.client.set_missing_host_key_policy(self)  # type: ignore[arg-type]
-        too_late = self.options.timeout + 1  # what takes longer, take_turns() has cut off
         self.client.connect(
             self.server.host,
             self.server.port,
             MMP_USERNAME,
-            timeout=min(SECONDS_PER_TRY, too_late),
-            auth_timeout=too_late,
+            timeout=SECONDS_PER_TRY,
+            auth_timeout=self.options.timeout + 1,  # by then take_turns() has cut it off
             allow_agent=False,
             look_for_keys=False,
             auth_strategy=self,  # type: ignore[arg-type]
@@ -415,7 +424,7 @@ class Connection:
                 data = channel.recv(1 << 16)
                 text += data
                 if not data:
-                    channel.status_event.wait(SECONDS_FOR_REST)
+                    channel.status_event.wait(SECONDS_FOR_STATUS)
                     break
             if len(text) > ANSWER_MOST:
                 raise Trouble(f"The answer has no end.{self.doubt()}")
@@ -434,20 +443,13 @@ class Connection:
         """Return the reason as a person can act on it, found by type and stage, never by text."""
         if isinstance(error, Trouble):
             return str(error)
-        text, offered = printable(str(error)), printable(str(getattr(error, "allowed_types", "")))
+        text, known = printable(str(error)), self.options.known_hosts
+        more = {"user": MMP_USERNAME, "paramiko": paramiko, "sys": sys}
         for kind in type(error).__mro__:
             reason = REASONS.get(f"{self.stage}: {kind.__name__}", REASONS.get(kind.__name__))
             if reason:
                 return reason.format(
-                    error=error,
-                    text=text,
-                    offered=offered,
-                    known_hosts=self.options.known_hosts,
-                    host=self.server.host,
-                    port=self.server.port,
-                    user=MMP_USERNAME,
-                    paramiko=paramiko.__version__,
-                    python=sys.executable,
+                    error=error, text=text, known=known, server=self.server, **more
                 )
         if isinstance(error, (EOFError, OSError, paramiko.SSHException)):
             return f"The connection broke off while {self.stage}.{self.doubt()}"
@@ -480,12 +482,18 @@ def take_turns(
         while waiting and len(under_way) < parallel and not report.signals:
             connection = waiting.pop(0)
             connection.began = time.monotonic()
-            threading.Thread(target=take_turn, args=(job, connection, ended), daemon=True).start()
             under_way.append(connection)
+            turn = threading.Thread(target=take_turn, args=(job, connection, ended), daemon=True)
+            try:
+                turn.start()
+            except RuntimeError as error:  # the system has no more threads
+                ended.put((connection, "", connection.explain(error)))
         report.show_waiting(under_way)
         outcomes: list[Outcome] = []
         with contextlib.suppress(queue.Empty):
             outcomes.append(ended.get(timeout=TICK))
+            while True:  # all that have ended, before the clock is looked at
+                outcomes.append(ended.get_nowait())
         for connection in under_way:
             seconds = connection.options.timeout
             if report.signals or time.monotonic() > connection.began + seconds:
@@ -511,14 +519,15 @@ LOG_STEPS = [1, 2, 4, 8, 16]  # MiB from a log's end to look at
 SECONDS_FRESH = 15 * 60  # a Call Bridge logs its counter every 5 minutes
 CAUTIONS = """This holds only where neither the CMA desktop client nor the iOS client is in use.
 In a cluster, a single server's difference means nothing."""
-STAMP = rb"(?:<\d{1,3}>)?((?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
+STAMP = rb"(?:<\d{1,3}> ?)?((?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
 # After the time come facility.level, the host and perhaps another word; the first word that ends
 # with a colon is the process. What a client sends comes later, and only the beginning counts.
 COUNTER = re.compile(
-    rb"(?m)^" + STAMP + rb"\S* +(?:\S+(?<!:) +){0,3}?"
-    rb"(?:[^\w\s]{0,3}(?:host:)?webbridge[^\w\s]{0,3}(?:\[\d+\])?: *INFO *: *"
-    rb"\[DEBUGG?ING\] Stats (?P<sessions>\d{1,9}),"
-    rb"|(?:host:)?server(?:\[\d+\])?: *INFO *: *STATS: *(?P<stats>\{[^\n]*))"
+    rb"(?m)^" + STAMP + rb"\S*[ \t]{1,99}(?:\S+(?<!:)[ \t]{1,99}){0,3}?"
+    rb"(?:[^\w\s]{0,3}(?:host:)?webbridge[^\w\s]{0,3}(?:\[\d+\])?[ \t]*:[ \t]*INFO[ \t]*:[ \t]*"
+    rb"\[DEBUGG?ING\][ \t]*Stats[ \t]+(?P<sessions>\d{1,9})[ \t]*,"
+    rb"|(?:host:)?server(?:\[\d+\])?[ \t]*:[ \t]*INFO[ \t]*:[ \t]*STATS[ \t]*:[ \t]*"
+    rb"(?P<stats>\{[^\n]*))"
 )
 
 
@@ -537,14 +546,17 @@ class Look:
     name: str
     wanted: set[str]
     counters: dict[str, Counter] = field(default_factory=dict)
-    reason: str = ""
+    reason: str = "It was not reached."
 
 
-def moment(stamp: str) -> datetime.datetime:
-    """Return when that was, in the year 2000 if it does not say; raises ValueError."""
-    if stamp[0].isdigit():
-        return datetime.datetime.fromisoformat(stamp)
-    return datetime.datetime.strptime(f"2000 {stamp}", "%Y %b %d %H:%M:%S")
+def moment(stamp: bytes) -> datetime.datetime | None:
+    """Return when that was, in the year 2000 if it does not say; None for a date that is none."""
+    text = stamp.decode()
+    with contextlib.suppress(ValueError):
+        if text[0].isdigit():
+            return datetime.datetime.fromisoformat(text)
+        return datetime.datetime.strptime(f"2000 {text}", "%Y %b %d %H:%M:%S")
+    return None
 
 
 def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
@@ -560,14 +572,18 @@ def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
 
 def parse_log(text: bytes) -> dict[str, Counter]:
     """Return the newest readable counter of each kind of bridge."""
-    stamps = re.findall(rb"(?m)^" + STAMP, text)
+    last = next(filter(None, map(moment, reversed(re.findall(rb"(?m)^" + STAMP, text)))), None)
     counters = {}
     for found in COUNTER.finditer(text):
-        stamp, year = found[1].decode(), 366 * 86400  # of 2000, where the log has no year
+        logged, year = moment(found[1]), 366 * 86400  # of 2000, where the log has no year
         with contextlib.suppress(ValueError, RecursionError):
-            age = (moment(stamps[-1].decode()) - moment(stamp)).total_seconds()
-            counter = Counter(figures_of(found), stamp, min(abs(age), abs(age + year)))
-            counters[WEB if found["sessions"] else CALL] = counter
+            figures = figures_of(found)
+            if logged and last:
+                age = (last - logged).total_seconds()
+                age = min(abs(age), abs(age + year))
+                counters[WEB if found["sessions"] else CALL] = Counter(
+                    figures, found[1].decode(), age
+                )
     return counters
 
 
@@ -607,7 +623,7 @@ def look_at_file(path: Path) -> Look:
             chunks = iter(lambda: file.read(MIB), b"")
             text = b"".join(collections.deque(chunks, LOG_STEPS[-1] + 1))
         look.counters = read_counters(lambda i, size: text[i : i + size], len(text), look.wanted)
-        look.wanted = set(look.counters) or look.wanted
+        look.wanted, look.reason = set(look.counters) or look.wanted, ""
     except (OSError, EOFError, zlib.error) as error:
         look.reason = f"It cannot be read: {error!s}"
     return look
@@ -641,7 +657,7 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         report.print("  ".join(map(str.ljust, row, widths)).rstrip())
-    wrong = [f"{look.name}: {what_is_wrong(look)}" for look in looks if what_is_wrong(look)]
+    wrong = [f"{look.name}: {why}" for look in looks if (why := what_is_wrong(look))]
     if not wrong and not all(any(bridge in look.counters for look in looks) for bridge in sums):
         wrong = ["It takes a Web Bridge's log and a Call Bridge's."]
     if wrong:
@@ -717,13 +733,10 @@ def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
     return int(good < total or report.log_lost)
 
 
-def look_first(connections: Sequence[Connection], report: Report) -> int | None:
+def look_first(looks: list[Look], connections: Sequence[Connection], report: Report) -> int | None:
     """Count the leaked sessions; return the exit status where nothing is to be restarted."""
     options = report.options
-    looks = [look_at_file(path) for path in options.from_logs or ()]
-    for connection in connections:
-        connection.look.reason = "It was not reached."
-        looks.append(connection.look)
+    looks += [connection.look for connection in connections]
     for connection, _, reason in take_turns(read_log, connections, len(connections), report):
         connection.look.reason = reason
     try:
@@ -759,7 +772,9 @@ def build_parser() -> argparse.ArgumentParser:
     log_file = SCRIPT.with_name("webbridge_restart_logs.txt")
     add = parser.add_argument
     add("servers", nargs="*", metavar="SERVER", help="number or address; without any, all servers")
-    add("--check", action="store_true", help="log in and ask; restart nothing, log nothing")
+    either = parser.add_mutually_exclusive_group().add_argument
+    either("--check", action="store_true", help="log in and ask; restart nothing, log nothing")
+    either("--sessions", action="store_true", help="count the leaked sessions, restart nothing")
     add("--accept-new-host-keys", action="store_true", help="store keys of servers not yet known")
     add("--known-hosts", type=Path, metavar="FILE", default=known_hosts, help="their host keys")
     add("--password-file", type=Path, metavar="FILE", help="the password is its first line")
@@ -767,7 +782,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--log-file", type=Path, metavar="FILE", default=log_file, help="what to append to")
     add("--timeout", type=float, metavar="SECONDS", default=SECONDS_PER_SERVER, help="per server")
     add("--parallel", type=int, metavar="N", default=1, help="servers at a time (default: 1)")
-    add("--sessions", action="store_true", help="count the leaked sessions, restart nothing")
     add("--from-logs", type=Path, metavar="FILE", nargs="+", help="count them in saved logs")
     add("--if-leaked", type=int, metavar="N", help="restart only if at least N sessions leaked")
     add("--max-active", type=int, metavar="N", help="restart only if at most N people are in")
@@ -788,12 +802,15 @@ def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connect
         raise Trouble(f"This needs paramiko 4.0 or newer, and finds {version}. Run: {install}")
     if not (0 < options.timeout <= 86400 and 0 < options.parallel <= 100):
         raise Trouble("--timeout takes up to 86400 seconds, --parallel up to 100 servers.")
+    if min(options.if_leaked or 0, options.max_active or 0) < 0:
+        raise Trouble("--if-leaked and --max-active take no number below 0.")
     refuse_repeated_numbers()
     webbridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
     callbridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else webbridges
     chosen = choose(webbridges, options.servers)
     password = find_password(options)
-    for what, text in (("MMP_USERNAME", MMP_USERNAME), ("MMP_PASSWORD", password)):
+    source = options.password_file or "MMP_PASSWORD"
+    for what, text in (("MMP_USERNAME", MMP_USERNAME), (source, password)):
         if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):
             raise Trouble(f"{what} is empty or no text. README.md names the ways to set it.")
     known = read_known_hosts(options.known_hosts)
@@ -819,7 +836,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise Trouble(f"Cannot use {options.log_file}: it is a pipe.")
             options.log_file.open("ab").close()
             report.log_file = None if options.check else options.log_file
-        chosen, everywhere = ([], []) if options.from_logs else prepare(options)
+        looks = [look_at_file(path) for path in dict.fromkeys(options.from_logs or ())]
+        chosen, everywhere = ([], []) if looks else prepare(options)
     except (Trouble, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename:
@@ -834,7 +852,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGHUP, report.note_signal)
     if count_only or options.if_leaked is not None or options.max_active is not None:
-        status = look_first(everywhere, report)
+        status = look_first(looks, everywhere, report)
         if status is not None:
             return status
     return do_job(check if options.check else restart, chosen, report)

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,7 @@ class SimulatedMMP:
     host_key: paramiko.PKey = field(default_factory=ed25519_key)
     stall: str = ""  # the stage where it falls silent: "login", "channel" or "exec"
     refuse_channels: bool = False
+    seconds_between_channels: float = 0  # one that comes sooner is refused
     refuse_exec: bool = False
     set_up: Callable[[paramiko.Transport], None] | None = None  # called before it speaks
     right_password: Callable[[paramiko.Transport], int] = lambda _: paramiko.AUTH_SUCCESSFUL
@@ -176,6 +178,7 @@ class _Session(paramiko.ServerInterface):
         self.transport = transport
         self.rounds = list(mmp.questions)
         self.right = True
+        self.last_channel = 0.0
 
     def get_allowed_auths(self, username: str) -> str:
         return self.mmp.methods
@@ -215,7 +218,8 @@ class _Session(paramiko.ServerInterface):
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         self._stall("channel")
-        if self.mmp.refuse_channels:
+        since, self.last_channel = time.monotonic() - self.last_channel, time.monotonic()
+        if self.mmp.refuse_channels or since < self.mmp.seconds_between_channels:
             return paramiko.OPEN_FAILED_RESOURCE_SHORTAGE
         return paramiko.OPEN_SUCCEEDED
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from unittest.mock import MagicMock, patch
 
@@ -185,6 +186,11 @@ def test_restarted(client: Client, ask: Ask, answer: list[bytes], status: int) -
         ([b"FAILURE: no\n"], 0, "The server answered: FAILURE: no"),
         ([b"SUCCESS: a\nFAIL", b"URE: b"], 0, "The server answered: SUCCESS: a | FAILURE: b"),
         ([b"SUCCESS: a\r> error: b\r"], 0, "The server answered: SUCCESS: a | > error: b"),
+        (
+            [b"\x1b[1;31mFAILURE: no\x1b[0m\n"],
+            0,
+            r"The server answered: \x1b[1;31mFAILURE: no\x1b[0m",
+        ),
         ([b"ERROR\n"], -1, "The server answered: ERROR"),
         ([b"SUCCESS: a\n"], 1, "The server answered: SUCCESS: a (exit status 1)"),
         ([b""], 4294967295, "The server answered: nothing (exit status 4294967295)"),
@@ -229,6 +235,36 @@ def test_not_restarted(
     ran = ask()
     assert ran.log == failed(ADDRESS, reason)
     assert (ran.status, client.commands) == (1, ["webbridge restart"])
+
+
+def test_a_system_without_more_threads(client: Client, run: Run) -> None:
+    """The turn that cannot begin is one server's trouble."""
+    with patch("threading.Thread.start", autospec=True, side_effect=[RuntimeError("no"), None]):
+        ran = run([ADDRESS], "--timeout", "1")
+    assert ran.log == failed(ADDRESS, "RuntimeError while connecting: no.")
+    assert (ran.status, client.commands) == (1, [])
+
+
+def test_what_has_ended_is_told_before_the_clock_is_looked_at(
+    client: Client, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk or a paused terminal holds the main thread up while the servers answer."""
+    real = webbridge_restart.Report.log
+    answered = threading.Event()
+    monkeypatch.setattr(client, "answer", [])
+    client.channel.exec_command.side_effect = lambda _: answered.wait(20)
+
+    def slow_log(report: webbridge_restart.Report, *messages: str) -> None:
+        answered.set()
+        threading.Event().wait(1)
+        real(report, *messages)
+
+    monkeypatch.setattr(webbridge_restart.Report, "log", slow_log)
+    addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    timer = threading.Timer(0.3, answered.set)
+    timer.start()
+    ran = run([*addresses], "--parallel", "3", "--timeout", "0.8")
+    assert sorted(ran.log) == [restarted(address) for address in addresses]
 
 
 def test_a_failure_to_open_the_session_sends_nothing(client: Client, ask: Ask) -> None:

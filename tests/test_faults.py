@@ -297,7 +297,10 @@ REFUSED = (
     "barred from this host or hour, or the server hung up. " + BY_HAND
 )
 ASKS_FOR_MORE = "The server asks for more than a password: expired? " + BY_HAND
-NO_SSH = "No SSH server answers at 127.0.0.1 port {port}: check the address."
+NO_SSH = (
+    "No usable SSH answer from 127.0.0.1 port {port}: is it the MMP's address, or is the server "
+    "overloaded?"
+)
 TIMED_OUT = "Cannot connect to 127.0.0.1 port {port}: timed out."
 UNKNOWN_KEY = (
     "The server's host key is not known: {shown_type} {shown}. Compare it with the server's own, "
@@ -323,7 +326,16 @@ ANSWERS = [
     Fault("success after a while", in_turn(1.0, SUCCESS, exit_status(0), close), within=3.5),
     Fault("status while a child keeps the channel open", in_turn(SUCCESS, exit_status(0))),
     Fault("status while a child dribbles on", in_turn(SUCCESS, exit_status(0), dribble)),
-    Fault("success text and end of file, no more", in_turn(SUCCESS, end_of_file)),
+    Fault(
+        "success text and end of file, no more",
+        in_turn(SUCCESS, end_of_file),
+        limits=(("SECONDS_FOR_STATUS", 0.5),),
+    ),
+    Fault(
+        "success text and end of file, and after a second status 1",
+        in_turn(SUCCESS, end_of_file, 1.0, exit_status(1), close),
+        "The server answered: SUCCESS: Webbridge restarted (exit status 1)",
+    ),
     Fault("success text, then the connection drops", in_turn(SUCCESS, hang_up)),
     Fault("25 MB of text, then status 0", in_turn(much_text, exit_status(0), close), within=15),
     Fault(
@@ -712,7 +724,10 @@ def assert_refused(start: Callable[..., Ran], sentence: str) -> None:
     assert start("--check") == (2, "", f"{sentence}\n", [], 0)
 
 
-EDIT = 'Edit {0} at the top of webbridge_restart.py: one line a server, 1: "its MMP address",'
+EDIT = (
+    "Edit {0} at the top of webbridge_restart.py: a line a server, such as "
+    '1: "10.48.79.194", or 2: "cms2.example.com:2222", or 3: "[2001:db8::3]",'
+)
 LISTS_NONE = "{0} lists no server. " + EDIT
 NO_SERVER = "{0} has {1!r}: {2!r}, that is no server. " + EDIT
 TWICE = "{0} lists {1} as 1 and as 3. " + EDIT

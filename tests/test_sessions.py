@@ -244,6 +244,15 @@ def test_only_the_end_of_a_large_log_is_read(run: Run, mmp: SimulatedMMP, tmp_pa
     assert mmp.bytes_read == MIB
 
 
+def test_a_session_that_is_refused_so_soon_after_another_is_opened(
+    run: Run, mmp: SimulatedMMP
+) -> None:
+    """The restart waits a moment after the look at the log, on the same connection."""
+    mmp.log = log(100, 0, 0)
+    mmp.seconds_between_channels = 0.05
+    assert run([mmp], "--if-leaked", "1").log == [restarted(mmp)]
+
+
 @pytest.mark.parametrize(("distance", "read"), [(3, 4), (9, 16), (17, 16)])
 def test_further_back_in_steps(run: Run, mmp: SimulatedMMP, distance: int, read: int) -> None:
     filler = end().encode()
@@ -286,8 +295,8 @@ def test_a_forged_line_that_begins_where_a_step_does(run: Run, mmp: SimulatedMMP
         '2024-03-05T16:50:25.736 user.info cms01 "webbridge": INFO : [DEBUGGING] Stats 149, c:1',
         "2024-03-05 16:50:25,736 local0.info cms01 “webbridge”: INFO : [DEBUGGING] Stats 149, c:1",
         "<14>2024-03-05T16:50:25.736Z cms01 webbridge[1234]: INFO : [DEBUGGING] Stats 149, c:1",
-        "<14>Jun 20 21:16:19 cms01 'webbridge'[7]: INFO : [DEBUGGING] Stats 149, c:1, d:2",
-        "2024-03-05T16:50:25+01:00 user.info cms01 kern webbridge: INFO : [DEBUGGING] Stats 149, ",
+        "<14> Jun 20 21:16:19 cms01 'webbridge'[7] : INFO : [DEBUGGING] Stats 149, c:1, d:2",
+        "2024-03-05T16:50:25+01:00 user.info cms1 k webbridge:\tINFO : [DEBUGGING]  Stats  149 ,",
     ],
 )
 def test_web_bridge_lines(line: str) -> None:
@@ -303,7 +312,7 @@ def test_web_bridge_lines(line: str) -> None:
         "2024-03-05T16:50:25.736 user.info cms01 host:server:   INFO : STATS: ",
         "2024-03-05T16:50:25.736 user.info cms01 extra host:server: INFO : STATS:",
         "<14>Jun 20 21:16:19 cms01 host:server[99]: INFO : STATS: ",
-        "<134>Jun 20 21:16:19 cms01 server: INFO: STATS: ",
+        "<134>Jun 20 21:16:19\tcms01 server: INFO: STATS : ",
     ],
 )
 def test_call_bridge_lines(line: str) -> None:
@@ -376,8 +385,9 @@ def test_a_date_that_is_none_does_not_count() -> None:
         assert found[CALL].figures == (1, 2)
 
 
-def test_without_a_date_at_the_end_nothing_counts() -> None:
-    assert parse_log((call(1, 2) + end("Jun 31 21:15:00")).encode()) == {}
+def test_a_last_line_whose_date_is_none_is_passed_over() -> None:
+    found = parse_log((call(1, 2) + end() + end("Jun 31 21:15:00")).encode())
+    assert found[CALL].age == 60
 
 
 COUNTERS = st.sampled_from([web(5), call(1, 2), end(), '{"CMA": "1/2"}', "STATS: {", "\n", "<14>"])
@@ -412,7 +422,7 @@ def test_saved_logs_plain_and_packed(run: Run, tmp_path: Path) -> None:
     plain, packed = tmp_path / "cms1.log", tmp_path / "cms2.log.gz"
     plain.write_bytes(b"x" * (18 * MIB) + b"\n" + log(100, 10, 11))
     packed.write_bytes(gzip.compress((web(5) + end()).encode()))
-    ran = run([], "--sessions", "--from-logs", str(plain), str(packed))
+    ran = run([], "--sessions", "--from-logs", str(plain), str(packed), str(plain))
     assert "Leaked: 95 (105 Web Bridge, 10 active CMA sessions).\n" in ran.out
     assert f"\n{plain}     100         Jun 20 21:14:00 (2 min old)  10/11  " in ran.out
     assert (ran.status, ran.err, ran.log) == (0, "", [])

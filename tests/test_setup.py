@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import paramiko
 import pytest
@@ -22,10 +22,19 @@ def private_file(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def test_password_from_the_environment_goes_before_the_file_and_the_constant(
-    run: Run, mmp: SimulatedMMP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def inline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a password into the script, of which a copy that only its owner can read is made."""
+    script = Path(private_file(tmp_path / "script.py", webbridge_restart.SCRIPT.read_bytes()))
+    monkeypatch.setattr(webbridge_restart, "SCRIPT", script)
     monkeypatch.setattr(webbridge_restart, "MMP_PASSWORD", "inline")
+    return script
+
+
+@pytest.mark.usefixtures("inline")
+def test_password_from_the_environment_goes_before_the_file_and_the_constant(
+    run: Run, mmp: SimulatedMMP, tmp_path: Path
+) -> None:
     run([mmp], "--password-file", private_file(tmp_path / "pw", b"from file"))
     assert mmp.passwords == [PASSWORD]
 
@@ -34,43 +43,21 @@ def test_password_from_the_environment_goes_before_the_file_and_the_constant(
     "content",
     [b"pass word\n", b"pass word\r\nsecond line\n", b"\xef\xbb\xbfpass word", b"pass word"],
 )
+@pytest.mark.usefixtures("inline")
 def test_password_is_the_files_first_line(
     run: Run, mmp: SimulatedMMP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     mmp.password = "pass word"
-    run([])
     monkeypatch.delenv("MMP_PASSWORD")
-    monkeypatch.setattr(webbridge_restart, "MMP_PASSWORD", "inline")
-    ran = run([mmp.address], "--password-file", private_file(tmp_path / "pw", content), "-q")
-    assert ran.status == 1  # its key is not known: the file was written for no server
-    ran = run(
-        [mmp.address],
-        "--accept-new-host-keys",
-        "--password-file",
-        private_file(tmp_path / "pw", content),
-    )
+    ran = run([mmp], "--password-file", private_file(tmp_path / "pw", content))
     assert (ran.status, mmp.passwords) == (0, ["pass word"])
 
 
+@pytest.mark.usefixtures("inline")
 def test_inline_password(run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MMP_PASSWORD", "")
     monkeypatch.delenv("MMP_PASSWORD")
-    monkeypatch.setattr(webbridge_restart, "MMP_PASSWORD", PASSWORD)
-    monkeypatch.setattr(webbridge_restart, "SCRIPT", private_copy(webbridge_restart.SCRIPT))
-    ran = run([mmp])
-    assert (ran.status, mmp.passwords) == (0, [PASSWORD])
-
-
-def private_copy(path: Path) -> Path:
-    """Return a file that only its owner can read: the script stands in for itself."""
-
-    class Private(type(path)):  # type: ignore[misc]
-        def stat(self, **_: object) -> os.stat_result:
-            found = list(path.stat())
-            found[0] = stat.S_IFREG | 0o600
-            return os.stat_result(found)
-
-    return Private(path)
+    mmp.password = "inline"
+    assert (run([mmp]).status, mmp.passwords) == (0, ["inline"])
 
 
 def refused(run: Run, servers: list[SimulatedMMP | str], *options: str) -> str:
@@ -93,16 +80,15 @@ def test_a_password_file_that_others_can_read_is_refused(
 
 
 @posix
+@pytest.mark.parametrize("environment", [True, False])
 def test_an_inline_password_that_others_can_read_is_refused(
-    run: Run, mmp: SimulatedMMP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, mmp: SimulatedMMP, inline: Path, monkeypatch: pytest.MonkeyPatch, environment: bool
 ) -> None:
-    monkeypatch.delenv("MMP_PASSWORD")
-    script = tmp_path / "script.py"
-    script.write_bytes(webbridge_restart.SCRIPT.read_bytes())
-    script.chmod(0o755)
-    monkeypatch.setattr(webbridge_restart, "SCRIPT", script)
-    monkeypatch.setattr(webbridge_restart, "MMP_PASSWORD", PASSWORD)
-    reason = f"Others can read the password in {script}. Run: chmod go-rwx '{script}'"
+    """Also where another one is used: it is in the open all the same."""
+    if not environment:
+        monkeypatch.delenv("MMP_PASSWORD")
+    inline.chmod(0o755)
+    reason = f"Others can read the password in {inline}. Run: chmod go-rwx '{inline}'"
     assert refused(run, [mmp]) == reason
     assert mmp.connections == 0
 
@@ -112,8 +98,8 @@ def test_a_password_file_without_a_password_is_refused(
     run: Run, mmp: SimulatedMMP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     monkeypatch.delenv("MMP_PASSWORD")
-    sentence = "MMP_PASSWORD is empty or no text. README.md names the ways to set it."
     path = private_file(tmp_path / "pw", content)
+    sentence = f"{path} is empty or no text. README.md names the ways to set it."
     assert refused(run, [mmp], "--password-file", path) == sentence
 
 
@@ -143,6 +129,17 @@ def test_ask_password_asks_on_the_terminal(
     assert mmp.passwords == [mmp.password]
 
 
+@pytest.mark.parametrize(
+    "typed", [EOFError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")]
+)
+def test_nothing_typed_at_the_password_prompt(
+    run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch, typed: Exception
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", Mock(side_effect=typed))
+    assert refused(run, [mmp], "--ask-password").startswith("MMP_PASSWORD is empty")
+
+
 def test_ask_password_without_a_terminal_is_refused(run: Run, mmp: SimulatedMMP) -> None:
     reason = "--ask-password finds no terminal to ask on."
     assert refused(run, [mmp], "--ask-password") == reason
@@ -151,11 +148,8 @@ def test_ask_password_without_a_terminal_is_refused(run: Run, mmp: SimulatedMMP)
 def test_ctrl_c_at_the_password_prompt(
     run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(prompt: str) -> str:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("getpass.getpass", interrupt)
+    monkeypatch.setattr("getpass.getpass", Mock(side_effect=KeyboardInterrupt))
     ran = run([mmp], "--ask-password")
     assert (ran.status, ran.err, ran.log, mmp.connections) == (130, "", [], 0)
 
@@ -229,11 +223,27 @@ def test_limits_out_of_range_are_refused(run: Run, mmp: SimulatedMMP, options: l
     assert refused(run, [mmp], *options) == sentence
 
 
-@pytest.mark.parametrize("options", [["--timeout", "x"], ["--bogus"], ["--acc"]])
+@pytest.mark.parametrize("option", ["--if-leaked", "--max-active"])
+def test_conditions_below_zero_are_refused(run: Run, mmp: SimulatedMMP, option: str) -> None:
+    sentence = "--if-leaked and --max-active take no number below 0."
+    assert refused(run, [mmp], option, "-1") == sentence
+
+
+@pytest.mark.parametrize(
+    "options", [["--timeout", "x"], ["--bogus"], ["--acc"], ["--check", "--sessions"]]
+)
 def test_mistyped_options_end_with_2(options: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         webbridge_restart.main(options)
     assert ended.value.code == 2
+
+
+def test_a_script_that_begins_with_a_byte_order_mark(
+    run: Run, mmp: SimulatedMMP, inline: Path
+) -> None:
+    """As an editor on Windows may leave it."""
+    inline.write_bytes(b"\xef\xbb\xbf" + inline.read_bytes())
+    assert run([mmp]).status == 0
 
 
 def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +267,8 @@ def test_the_delivered_placeholders_are_refused_with_what_to_edit(
     assert webbridge_restart.main(["--log-file", str(log)]) == 2
     sentence = (
         "WEBBRIDGES lists 127.0.0.1 as 1 and as 2. Edit WEBBRIDGES at the top of "
-        'webbridge_restart.py: one line a server, 1: "its MMP address",\n'
+        'webbridge_restart.py: a line a server, such as 1: "10.48.79.194", '
+        'or 2: "cms2.example.com:2222", or 3: "[2001:db8::3]",\n'
     )
     assert capsys.readouterr().err == sentence
     assert log.read_text().endswith(f"+00:00 {sentence}")
