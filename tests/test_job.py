@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from paramiko import Channel
 
 import webbridge_restart
-from conftest import Run, failed, restarted
+from conftest import Run, failed, restarted, unstamped
 from simulated_mmp import PASSWORD, Action, SimulatedMMP, answer, rsa_key
 
 
@@ -191,6 +193,31 @@ def test_quiet_tells_of_failure(run: Run, mmp: SimulatedMMP) -> None:
     assert ran.err.startswith(f"[1/1] {mmp.address} FAILED  ")
     assert ran.err.endswith(f"Log in by hand: ssh -p {mmp.port} admin@127.0.0.1\n")
     assert PASSWORD not in ran.err + "".join(ran.log)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends a process at once")
+def test_a_signal_ends_the_run(run: Run) -> None:
+    def interrupt(channel: Channel) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        mmp.stopped.wait()
+
+    with SimulatedMMP(restart=interrupt) as mmp, SimulatedMMP() as never:
+        ran = run([mmp, never])
+    reason = "Cut off by SIGTERM while waiting for the answer to 'webbridge restart'. "
+    reason += "The restart may or may not have happened: look before you repeat it."
+    ended = f"Ended by SIGTERM. Not attempted: {never.address}"
+    assert ran.log == [*failed(mmp, reason), ended]
+    assert ran.out == "2 servers: 0 restarted, 1 failed, 1 not attempted.\n"
+    assert (ran.status, never.connections) == (143, 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_what_the_log_does_not_take_is_told(run: Run, mmp: SimulatedMMP) -> None:
+    ran = run([mmp], "--log-file", "/dev/full")
+    lost = "/dev/full takes no lines: No space left on device. Lost:\n"
+    assert ran.err.startswith(lost)
+    assert unstamped(ran.err[len(lost) :].rstrip("\n")) == [restarted(mmp)]
+    assert (ran.status, mmp.commands) == (1, ["webbridge restart"])
 
 
 def test_the_last_line_counts(run: Run, mmp: SimulatedMMP) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -244,6 +245,28 @@ def test_a_script_that_begins_with_a_byte_order_mark(
     """As an editor on Windows may leave it."""
     inline.write_bytes(b"\xef\xbb\xbf" + inline.read_bytes())
     assert run([mmp]).status == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "found"), [(None, "none"), (Mock(__version__="2.12.0"), "2.12.0")]
+)
+def test_a_python_without_paramiko_is_told_what_to_install(
+    run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch, module: object, found: str
+) -> None:
+    monkeypatch.setattr(webbridge_restart, "paramiko", module)
+    assert refused(run, [mmp]) == (
+        f"This needs paramiko 4.0 or newer, and finds {found}. "
+        f'Run: "{sys.executable}" -m pip install "paramiko>=4.0"'
+    )
+
+
+@posix
+def test_a_log_that_is_a_pipe_is_refused(run: Run, mmp: SimulatedMMP, tmp_path: Path) -> None:
+    """To open it for writing would wait for its reader."""
+    os.mkfifo(tmp_path / "pipe")
+    ran = run([mmp], "--log-file", str(tmp_path / "pipe"))
+    assert (ran.status, ran.err) == (2, f"Cannot use {tmp_path / 'pipe'}: it is a pipe.\n")
+    assert mmp.connections == 0
 
 
 def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
