@@ -3,7 +3,7 @@
 # requires-python = ">=3.9"
 # dependencies = ["paramiko>=4.0"]
 # ///
-"""Restart the Web Bridge of every Cisco Meeting Server listed below, and log what happened.
+"""Restart the Web Bridge of each Cisco Meeting Server that this file lists, and log the outcome.
 
 This works around CSCvt73723: Web Bridge 2 of CMS 2.x leaks WebRTC sessions until, at 149 of
 them, nobody can join. A restart clears them, and ends every WebRTC session of that server.
@@ -198,8 +198,8 @@ def parse_address(address: str) -> tuple[str, int]:
 
 def read_inventory(name: str, inventory: object) -> list[Server]:
     """Return the servers of the dict of this name, in its order; raises Trouble."""
-    form = '1: "10.48.79.194", or 2: "cms2.example.com:2222", or 3: "[2001:db8::3]",'
-    edit = f"Edit {name} at the top of {SCRIPT.name}: a line a server, such as {form}"
+    forms = '1: "10.48.79.194", with "cms2.example.com:2222" or "[2001:db8::3]" as well.'
+    edit = f"Edit {name} at the top of {SCRIPT.name}: a line a server, such as {forms}"
     if not isinstance(inventory, dict) or not inventory:
         raise Trouble(f"{name} lists no server. {edit}")
     servers: dict[tuple[str, int], Server] = {}

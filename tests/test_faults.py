@@ -726,7 +726,7 @@ def assert_refused(start: Callable[..., Ran], sentence: str) -> None:
 
 EDIT = (
     "Edit {0} at the top of webbridge_restart.py: a line a server, such as "
-    '1: "10.48.79.194", or 2: "cms2.example.com:2222", or 3: "[2001:db8::3]",'
+    '1: "10.48.79.194", with "cms2.example.com:2222" or "[2001:db8::3]" as well.'
 )
 LISTS_NONE = "{0} lists no server. " + EDIT
 NO_SERVER = "{0} has {1!r}: {2!r}, that is no server. " + EDIT
