@@ -86,7 +86,8 @@ TICK = 0.1  # seconds between two looks at the clock, and at a silent server's e
 RESTART = "webbridge restart"
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
 REFUSED = re.compile(
-    rb"(?im)^(?:\x1b\[[\d;]*[a-z]|[^\w\n])*((?:FAILURE|ERROR|Unknown command)[^\n]{0,999})"
+    rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"  # colours and the like; never without bound
+    rb"((?:FAILURE|ERROR|Unknown command)[^\n]{0,999})"
 )
 CONFIRMED = re.compile(rb"(?m)^[ \t]*SUCCESS:")
 ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*(\w+)")
