@@ -209,9 +209,8 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
             number += 0  # a TypeError, where it is no number
             server = Server(number, address.strip(), *parse_address(address.strip()))
         except (AttributeError, TypeError, ValueError):
-            raise Trouble(
-                f"{name} has {number!r}: {address!r}, that is no server. {edit}"
-            ) from None
+            line = f"{number!r}: {address!r}"
+            raise Trouble(f"{name} has {line}, that is no server. {edit}") from None
         other = servers.setdefault((server.host, server.port), server)
         if other is not server:
             raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
@@ -444,14 +443,12 @@ class Connection:
         """Return the reason as a person can act on it, found by type and stage, never by text."""
         if isinstance(error, Trouble):
             return str(error)
-        text, known = printable(str(error)), self.options.known_hosts
-        more = {"user": MMP_USERNAME, "paramiko": paramiko, "sys": sys}
+        text, server, known = printable(str(error)), self.server, self.options.known_hosts
+        more = {"user": MMP_USERNAME, "paramiko": paramiko, "sys": sys, "known": known}
         for kind in type(error).__mro__:
             reason = REASONS.get(f"{self.stage}: {kind.__name__}", REASONS.get(kind.__name__))
             if reason:
-                return reason.format(
-                    error=error, text=text, known=known, server=self.server, **more
-                )
+                return reason.format(error=error, text=text, server=server, **more)
         if isinstance(error, (EOFError, OSError, paramiko.SSHException)):
             return f"The connection broke off while {self.stage}.{self.doubt()}"
         return f"{type(error).__name__} while {self.stage}: {text}.{self.doubt()}"
@@ -581,10 +578,8 @@ def parse_log(text: bytes) -> dict[str, Counter]:
             figures = figures_of(found)
             if logged and last:
                 age = (last - logged).total_seconds()
-                age = min(abs(age), abs(age + year))
-                counters[WEB if found["sessions"] else CALL] = Counter(
-                    figures, found[1].decode(), age
-                )
+                counter = Counter(figures, found[1].decode(), min(abs(age), abs(age + year)))
+                counters[WEB if found["sessions"] else CALL] = counter
     return counters
 
 
@@ -751,11 +746,9 @@ def look_first(looks: list[Look], connections: Sequence[Connection], report: Rep
     few = options.if_leaked is not None and leaked < options.if_leaked
     busy = options.max_active is not None and active > options.max_active
     if few or busy:
-        message = (
-            f"Nothing was restarted: {leaked} sessions are leaked, and {active} people are in."
-        )
-        report.print(message)
-        report.log(message)
+        why = f"Nothing was restarted: {leaked} sessions are leaked, and {active} people are in."
+        report.print(why)
+        report.log(why)
         return int(report.log_lost)
     return None
 
