@@ -152,6 +152,14 @@ class Report:
         self.log_lost = self.torn = False  # torn: it ends in a part of a line
         self.signals: list[signal.Signals] = []
 
+    def open_log(self) -> None:
+        """Log from here on, unless this only checks; raises Trouble or OSError."""
+        path = self.options.log_file
+        if path.is_fifo():  # which can wait for its reader for ever
+            raise Trouble(f"Cannot use {path}: it is a pipe.")
+        path.open("ab").close()
+        self.log_file = None if self.options.check else path
+
     def note_signal(self, number: int, _: object) -> None:
         self.signals.append(signal.Signals(number))
 
@@ -175,6 +183,11 @@ class Report:
         self.show_waiting([])
         if stream == "stderr" or not self.options.quiet:
             say(stream, f"{text}\n")
+
+    def tell_new_key(self, connection: Connection) -> None:
+        if connection.new_key:
+            self.print(f"New host key of {connection.server.address}: {connection.new_key}")
+            connection.new_key = ""
 
     def show_waiting(self, connections: Sequence[Connection]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
@@ -466,26 +479,37 @@ def take_turn(job: Job, connection: Connection, ended: queue.SimpleQueue[Outcome
         connection.close()
 
 
+def start_turn(job: Job, connection: Connection, ended: queue.SimpleQueue[Outcome]) -> None:
+    connection.began = time.monotonic()
+    try:
+        threading.Thread(target=take_turn, args=(job, connection, ended), daemon=True).start()
+    except RuntimeError as error:  # the system has no more threads
+        ended.put((connection, "", connection.explain(error)))
+
+
+def cut_off(connection: Connection, report: Report) -> Iterator[Outcome]:
+    """Close the connection and yield why, if a signal has come or the server's time is up.
+
+    This ends whatever it waits for: recv_exit_status() and the wait for an exec request heed no
+    timeout, and a server that dribbles starts a read's anew.
+    """
+    seconds = report.options.timeout
+    if report.signals or time.monotonic() > connection.began + seconds:
+        connection.close()  # and nothing is sent from here on
+        why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
+        yield connection, "", f"Cut off {why} while {connection.stage}.{connection.doubt()}"
+
+
 def take_turns(
     job: Job, connections: Sequence[Connection], parallel: int, report: Report
 ) -> Iterator[Outcome]:
-    """Do the job at so many servers at a time; yield how each ends, until a signal comes.
-
-    A turn is cut off from here, whatever it waits for: recv_exit_status() and the wait for an exec
-    request heed no timeout, and a server that dribbles starts a read's anew.
-    """
+    """Do the job at so many servers at a time; yield how each ends, until a signal comes."""
     waiting, under_way = list(connections), list[Connection]()
     ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     while under_way or (waiting and not report.signals):
         while waiting and len(under_way) < parallel and not report.signals:
-            connection = waiting.pop(0)
-            connection.began = time.monotonic()
-            under_way.append(connection)
-            turn = threading.Thread(target=take_turn, args=(job, connection, ended), daemon=True)
-            try:
-                turn.start()
-            except RuntimeError as error:  # the system has no more threads
-                ended.put((connection, "", connection.explain(error)))
+            under_way.append(waiting.pop(0))
+            start_turn(job, under_way[-1], ended)
         report.show_waiting(under_way)
         outcomes: list[Outcome] = []
         with contextlib.suppress(queue.Empty):
@@ -493,18 +517,11 @@ def take_turns(
             while True:  # all that have ended, before the clock is looked at
                 outcomes.append(ended.get_nowait())
         for connection in under_way:
-            seconds = connection.options.timeout
-            if report.signals or time.monotonic() > connection.began + seconds:
-                connection.close()  # and nothing is sent from here on
-                why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
-                reason = f"Cut off {why} while {connection.stage}.{connection.doubt()}"
-                outcomes.append((connection, "", reason))
+            outcomes.extend(cut_off(connection, report))
         for outcome in outcomes:
             if outcome[0] in under_way:  # else it was cut off before it ended
                 under_way.remove(outcome[0])
-                if outcome[0].new_key:
-                    new_key, outcome[0].new_key = outcome[0].new_key, ""
-                    report.print(f"New host key of {outcome[0].server.address}: {new_key}")
+                report.tell_new_key(outcome[0])
                 yield outcome
 
 
@@ -826,10 +843,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     count_only = options.sessions or options.from_logs
     try:
         if not count_only:
-            if options.log_file.is_fifo():  # which can wait for its reader for ever
-                raise Trouble(f"Cannot use {options.log_file}: it is a pipe.")
-            options.log_file.open("ab").close()
-            report.log_file = None if options.check else options.log_file
+            report.open_log()
         looks = [look_at_file(path) for path in dict.fromkeys(options.from_logs or ())]
         chosen, everywhere = ([], []) if looks else prepare(options)
     except (Trouble, OSError) as error:
