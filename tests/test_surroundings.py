@@ -204,6 +204,16 @@ def with_limit(name: str, limit: int) -> Sequence[str]:
     return sys.executable, "-c", code
 
 
+def in_a_terminal() -> Sequence[str]:
+    """Return what heeds SIGHUP, also where these tests run under nohup, and so ignore it."""
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    return sys.executable, "-c", code
+
+
 def bound_by_permissions() -> Sequence[str]:
     """Return what makes root heed permissions, as any other account does; or skip the test.
 
@@ -888,7 +898,7 @@ def test_signal(
         stalling = [stack.enter_context(Stalling(stage)) for stage in stages]
         never = stack.enter_context(SimulatedMMP())
         installed = install(mmp, *stalling, never, refusing, pause=10)
-        child = installed.start("--parallel", str(len(stages)))
+        child = installed.start("--parallel", str(len(stages)), launcher=in_a_terminal())
         for server in stalling:
             server.wait_until_reached()
         child.send_signal(number)
