@@ -11,18 +11,16 @@ import contextlib
 import logging
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import webbridge_restart  # noqa: E402
-from simulated_mmp import PASSWORD, SimulatedMMP, answer  # noqa: E402
+from simulated_mmp import PASSWORD, SimulatedMMP, answer, refusing_address  # noqa: E402
 
 FAILURE = b"FAILURE: TLS port set but no certificates configured\n"
 
@@ -45,14 +43,6 @@ def script_for(addresses: list[str], folder: Path) -> Path:
     script = folder / webbridge_restart.SCRIPT.name
     script.write_text(text, encoding="utf-8")
     return script
-
-
-@contextlib.contextmanager
-def refusing_address() -> Iterator[str]:
-    """Hold a port at which nobody listens, so that nobody else can either."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 def show(script: Path, *options: str) -> None:

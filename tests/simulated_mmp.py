@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,14 @@ def answer(text: bytes = SUCCESS, status: int | None = 0) -> Action:
         channel.close()
 
     return act
+
+
+@contextlib.contextmanager
+def refusing_address() -> Iterator[str]:
+    """Hold a port at which nobody listens, so that nobody else can either."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 def reset(connection: socket.socket) -> None:

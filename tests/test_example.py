@@ -9,7 +9,7 @@ from pathlib import Path
 import demo
 import webbridge_restart
 from conftest import Run, unstamped
-from simulated_mmp import SimulatedMMP, answer
+from simulated_mmp import SimulatedMMP, answer, refusing_address
 
 EXAMPLE = webbridge_restart.SCRIPT.with_name("webbridge_restart_logs.txt.example")
 
@@ -17,7 +17,7 @@ EXAMPLE = webbridge_restart.SCRIPT.with_name("webbridge_restart_logs.txt.example
 def test_the_example_is_what_a_run_like_the_demo_writes(run: Run) -> None:
     with SimulatedMMP() as first, SimulatedMMP() as second, SimulatedMMP() as failing:
         failing.restart = answer(demo.FAILURE)
-        with demo.refusing_address() as refusing:
+        with refusing_address() as refusing:
             ran = run([first, second, failing, refusing])
     addresses = [first.address, second.address, failing.address, refusing]
     example = unstamped(EXAMPLE.read_text(encoding="utf-8"))

@@ -33,6 +33,7 @@ from simulated_mmp import (
     SimulatedMMP,
     answer,
     ed25519_key,
+    refusing_address,
     reset,
     rsa_key,
 )
@@ -190,13 +191,6 @@ def only_sha1(transport: paramiko.Transport) -> None:
     options = transport.get_security_options()
     options.kex = ("diffie-hellman-group14-sha1",)
     options.key_types = ("ssh-rsa",)
-
-
-@contextlib.contextmanager
-def closed_port() -> Iterator[str]:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        yield "127.0.0.1:{1}".format(*unused.getsockname())
 
 
 @contextlib.contextmanager
@@ -490,7 +484,9 @@ DROPS = [
 
 REFUSALS = [
     Fault(
-        "a closed port", closed_port, "[Errno None] Unable to connect to port {port} on 127.0.0.1"
+        "a closed port",
+        refusing_address,
+        "[Errno None] Unable to connect to port {port} on 127.0.0.1",
     ),
     Fault(
         "a web server",

@@ -27,7 +27,7 @@ import pytest
 
 import webbridge_restart
 from conftest import STAMP, Ran, failed, restarted, unstamped
-from simulated_mmp import PASSWORD, SimulatedMMP, answer, reset
+from simulated_mmp import PASSWORD, SimulatedMMP, answer, refusing_address, reset
 
 COMMAND = "webbridge restart"
 BARE = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}  # for Windows
@@ -143,9 +143,8 @@ def install(tmp_path: Path) -> Iterator[Install]:
 @pytest.fixture
 def refusing() -> Iterator[str]:
     """The address of a port that refuses connections, and that nobody else can take meanwhile."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{taken.getsockname()[1]}"
+    with refusing_address() as address:
+        yield address
 
 
 # ---- What a run is expected to say ---------------------------------------------------------------
@@ -194,24 +193,19 @@ def in_shell(redirections: str) -> Sequence[str]:
     return "/bin/sh", "-c", f'exec "$@" {redirections}', "sh"
 
 
+def after(code: str) -> Sequence[str]:
+    """Return what runs the code first: a preexec_fn is unsafe in a process with threads."""
+    return sys.executable, "-c", f"import os, sys\n{code}\nos.execv(sys.argv[1], sys.argv[1:])"
+
+
 def with_limit(name: str, limit: int) -> Sequence[str]:
-    """Return what sets a resource limit first: a preexec_fn is unsafe in a process with threads."""
-    code = (
-        "import os, resource, sys\n"
-        f"resource.setrlimit(resource.{name}, ({limit}, {limit}))\n"
-        "os.execv(sys.argv[1], sys.argv[1:])\n"
-    )
-    return sys.executable, "-c", code
+    """Return what sets a resource limit first."""
+    return after(f"import resource\nresource.setrlimit(resource.{name}, ({limit}, {limit}))")
 
 
 def in_a_terminal() -> Sequence[str]:
     """Return what heeds SIGHUP, also where these tests run under nohup, and so ignore it."""
-    code = (
-        "import os, signal, sys\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-        "os.execv(sys.argv[1], sys.argv[1:])\n"
-    )
-    return sys.executable, "-c", code
+    return after("import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)")
 
 
 def bound_by_permissions() -> Sequence[str]:
@@ -224,13 +218,12 @@ def bound_by_permissions() -> Sequence[str]:
         return ()
     if sys.platform != "linux":
         pytest.skip("permissions do not bind root")
-    code = (
-        "import ctypes, os, sys\n"
+    launcher = after(
+        "import ctypes\n"
         "PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1\n"
-        "failed = ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)\n"
-        "os.execv(sys.argv[1], sys.argv[1:]) if not failed else sys.exit(99)\n"
+        "if ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):\n"
+        "    sys.exit(99)"
     )
-    launcher = sys.executable, "-c", code
     if subprocess.run([*launcher, sys.executable, "-S", "-c", ""], check=False).returncode:
         pytest.skip("root may not give up its right to write everywhere")
     return launcher
