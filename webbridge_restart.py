@@ -22,8 +22,7 @@ Exit status: 0 all were restarted (checked, counted), or need not be; 1 at least
 from __future__ import annotations
 
 import argparse
-import ast
-import collections
+import base64
 import contextlib
 import datetime
 import difflib
@@ -33,7 +32,6 @@ import ipaddress
 import json
 import logging
 import os
-import queue
 import re
 import signal
 import socket
@@ -87,10 +85,8 @@ RESTART = "webbridge restart"
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
 REFUSED = re.compile(
     rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"  # colours and the like; never without bound
-    rb"((?:FAILURE|ERROR|Unknown command)[^\n]{0,999})"
+    rb"((?:FAILURE|ERROR|Unknown command)(?s:.{0,999}))"
 )
-CONFIRMED = re.compile(rb"(?m)^[ \t]*SUCCESS:")
-ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*(\w+)")
 LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 ADDRESS = re.compile(rf"(?:\[(?P<ipv6>[^]]+)\]|(?P<host>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]+))?")
 
@@ -100,17 +96,13 @@ class Trouble(Exception):
 
 
 class Server(NamedTuple):
-    """A line of the inventory: its number, its address as typed, and what that means."""
+    """A line of the inventory, and what its address means."""
 
-    number: int
-    address: str
+    number: object
+    address: str  # as typed
     host: str
     port: int
-
-    @property
-    def known_as(self) -> str:
-        """Its name in a known-hosts file."""
-        return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+    known_as: str  # in a known-hosts file
 
 
 # ---- Text, files and terminal --------------------------------------------------------------------
@@ -119,8 +111,7 @@ class Server(NamedTuple):
 def printable(sent: bytes | str) -> str:
     """Return what a server sent as one short line that can forge no other and drive no terminal."""
     text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent
-    line = " | ".join(part.strip(" ") for part in re.split(r"[\r\n]+", text) if part.strip(" "))
-    cut = line[: ANSWER_SHOWN + 1]
+    cut = " | ".join(filter(None, map(str.strip, text.splitlines())))[: ANSWER_SHOWN + 1]
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
     return line if len(line) <= ANSWER_SHOWN else f"{line[:ANSWER_SHOWN]}..."
 
@@ -145,11 +136,8 @@ class Report:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.terminal = False
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # as in say()
-            self.terminal = sys.stdout.isatty() and not options.quiet
         self.log_file: Path | None = None
-        self.log_lost = self.torn = False  # torn: it ends in a part of a line
+        self.log_lost = False
         self.signals: list[signal.Signals] = []
 
     def open_log(self) -> None:
@@ -160,38 +148,27 @@ class Report:
         path.open("ab").close()
         self.log_file = None if self.options.check else path
 
-    def note_signal(self, number: int, _: object) -> None:
-        self.signals.append(signal.Signals(number))
-
     def log(self, *messages: str) -> None:
         """Append the messages in one write, so that runs side by side never mix inside it."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
-        text = "".join(f"{now} {message}{os.linesep}" for message in messages)
-        data = (os.linesep * self.torn + text).encode("utf-8", "backslashreplace")
+        text = "".join(f"{now} {message}\n" for message in messages)
         if self.log_file:
             try:
-                with self.log_file.open("ab", buffering=0) as file:
-                    self.torn = file.write(data) < len(data)
-                why = "it is full" * self.torn
+                with self.log_file.open("a", 1 << 20, "utf-8", "backslashreplace") as file:
+                    file.write("\n" * self.log_lost + text)  # behind a part of a line
             except OSError as error:
-                why = f"{error.strerror}"
-            if why:
                 self.log_lost = True
-                self.print(f"{self.log_file} takes no lines: {why}. Lost:\n{text}", "stderr")
+                why = f"{self.log_file} takes no lines: {error.strerror}."
+                self.print(f"{why} Lost:\n{text}", "stderr")
 
     def print(self, text: str, stream: str = "stdout") -> None:
         self.show_waiting([])
         if stream == "stderr" or not self.options.quiet:
             say(stream, f"{text}\n")
 
-    def tell_new_key(self, connection: Connection) -> None:
-        if connection.new_key:
-            self.print(f"New host key of {connection.server.address}: {connection.new_key}")
-            connection.new_key = ""
-
     def show_waiting(self, connections: Sequence[Connection]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
-        if self.terminal:
+        if sys.stdout and sys.stdout.isatty() and not self.options.quiet:
             text = ", ".join(connection.server.address for connection in connections)[:70]
             say("stdout", f"\r{text} ...".ljust(79) if text else f"\r{'':78}\r")
 
@@ -199,15 +176,16 @@ class Report:
 # ---- What is found wrong before the first connection ---------------------------------------------
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """Return host and port; raises ValueError."""
+def parse_address(address: str) -> tuple[str, int, str]:
+    """Return host, port, and the name of both in a known-hosts file; raises ValueError."""
     found = ADDRESS.fullmatch(address)
-    if found is None or not 0 < int(found["port"] or 22) < 65536:
+    port = int((found and found["port"]) or 22)
+    if found is None or not 0 < port < 65536:
         raise ValueError(address)
     host = found["ipv6"] or found["host"].lower()
     if found["ipv6"] or host.rpartition(".")[2].isdigit():
         host = str(ipaddress.ip_address(host))
-    return host, int(found["port"] or 22)
+    return host, port, host if port == 22 else f"[{host}]:{port}"
 
 
 def read_inventory(name: str, inventory: object) -> list[Server]:
@@ -216,28 +194,21 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
     edit = f"Edit {name} at the top of {SCRIPT.name}: a line a server, such as {forms}"
     if not isinstance(inventory, dict) or not inventory:
         raise Trouble(f"{name} lists no server. {edit}")
-    servers: dict[tuple[str, int], Server] = {}
+    servers: dict[str, Server] = {}
     for number, address in inventory.items():
         try:
-            number += 0  # a TypeError, where it is no number
             server = Server(number, address.strip(), *parse_address(address.strip()))
         except (AttributeError, TypeError, ValueError):
             line = f"{number!r}: {address!r}"
             raise Trouble(f"{name} has {line}, that is no server. {edit}") from None
-        other = servers.setdefault((server.host, server.port), server)
+        other = servers.setdefault(server.known_as, server)
         if other is not server:
             raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
+    typed = SCRIPT.read_bytes().partition(b"\n%b" % name.encode())[2].partition(b"}")[0]
+    numbers = re.findall(rb"(?m)^\s*(\w+)\s*:", typed)
+    if len(numbers) > len(set(numbers)):  # of which Python drops the first in silence
+        raise Trouble(f"{name} has a number twice. {edit}")
     return list(servers.values())
-
-
-def refuse_repeated_numbers() -> None:
-    """Raises Trouble where a dict above has a number twice: Python drops the first in silence."""
-    block_to_edit = SCRIPT.read_bytes().partition(b"# ---- Limits")[0]
-    for node in ast.walk(ast.parse(block_to_edit)):
-        keys = [key.value for key in getattr(node, "keys", []) if isinstance(key, ast.Constant)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise Trouble(f"{SCRIPT.name} numbers two servers {key!r}: each needs its own.")
 
 
 def choose(servers: list[Server], wanted: Sequence[str]) -> list[Server]:
@@ -252,7 +223,8 @@ def choose(servers: list[Server], wanted: Sequence[str]) -> list[Server]:
 
 def find_password(options: argparse.Namespace) -> str:
     """Return the password from the first place that has one; raises Trouble or OSError."""
-    for path in (options.password_file, SCRIPT if MMP_PASSWORD else None):
+    file = options.password_file
+    for path in (file, SCRIPT if MMP_PASSWORD else None):
         if path and os.name == "posix" and path.stat().st_mode & 0o077:
             raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
     if options.ask_password:
@@ -261,9 +233,7 @@ def find_password(options: argparse.Namespace) -> str:
         with contextlib.suppress(EOFError, UnicodeDecodeError):
             return getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
         return ""
-    if os.environ.get("MMP_PASSWORD"):
-        return os.environ["MMP_PASSWORD"]
-    return read_lines(options.password_file)[0] if options.password_file else MMP_PASSWORD
+    return os.environ.get("MMP_PASSWORD") or (read_lines(file)[0] if file else MMP_PASSWORD)
 
 
 def read_known_hosts(path: Path) -> paramiko.HostKeys:
@@ -274,16 +244,16 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
         if not fields or fields[0].startswith("#"):
             continue
         try:
-            if len(fields) < 3 or fields[0].startswith("@"):
+            names, kind, text = fields[:3]
+            key = paramiko.PKey.from_type_string(kind, base64.b64decode(text))
+            if names.startswith("@") or key.get_base64() != text:
                 raise ValueError(line)
-            entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields), number)
-            if entry and entry.key.get_base64() != fields[2]:
-                raise ValueError(line)
-            for name in fields[0].split(","):
+            for name in names.split(","):
                 if name.startswith("|"):
                     paramiko.HostKeys.hash_host("", name)  # else a spoilt one fails at its use
-                if entry:  # None stands for a key type that paramiko does not know
-                    known.add(name, entry.key.get_name(), entry.key)
+                known.add(name, kind, key)
+        except paramiko.pkey.UnknownKeyType:
+            continue
         except Exception:  # of the eight types that a spoilt line raises, none is worth a name
             raise Trouble(
                 f"{path}, line {number}, is no host key that can be used. Delete the line; "
@@ -294,10 +264,12 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 
 # ---- SSH -----------------------------------------------------------------------------------------
 
-# Why a server failed, by the type of what paramiko or the socket raised, at one stage or at any.
-# A base class serves where its derived class has no entry.
-BY_HAND = "Log in by hand: ssh -p {server.port} {user}@{server.host}"
+# Why a server failed, by the type of what was raised, at one stage or at any. A base class serves
+# where its derived class has no entry.
+BY_HAND = "Log in by hand: ssh -p {server.port} {MMP_USERNAME}@{server.host}"
+ASKS_FOR_MORE = "The server asks for more than a password: expired? " + BY_HAND
 REASONS = {
+    "Trouble": "{error}",
     "NoValidConnectionsError": "{text}",
     "gaierror": "The name {server.host} is not found: check its line, and this computer's DNS.",
     "connecting: OSError": "Cannot connect to {server.host} port {server.port}: {text}.",
@@ -305,17 +277,22 @@ REASONS = {
     "the MMP's address, or is the server overloaded?",
     "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
     "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
-    "No password was sent. Only if that is right, delete the server's lines from {known} "
-    "and store the new key with --check --accept-new-host-keys.",
+    "No password was sent. Only if that is right, delete the server's lines from "
+    "{options.known_hosts} and store the new key with --check --accept-new-host-keys.",
     "IncompatiblePeer": "The server and paramiko {paramiko.__version__} have no algorithm in "
     'common. For one that speaks only SHA-1: "{sys.executable}" -m pip install "paramiko<5"',
     "BadAuthenticationType": "The server takes no password, only {error.allowed_types!s:.300}.",
     "AuthenticationException": "The login failed, and is not tried again: the password is wrong, "
     "or the account is locked or barred from this host or hour, or the server hung up. " + BY_HAND,
-    "logging in: SSHException": "The server asks for more than a password: expired? " + BY_HAND,
+    "logging in: IndexError": ASKS_FOR_MORE,
+    "logging in: SSHException": ASKS_FOR_MORE,
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
-    "reading the log: SSHException": "Its log cannot be read: does {user} have SFTP?",
+    "reading the log: SSHException": "Its log cannot be read: does {MMP_USERNAME} have SFTP?",
     "reading the log: OSError": "Its log cannot be read over SFTP: {text}",
+    "EOFError": "The connection broke off while {stage}.{doubt}",
+    "OSError": "The connection broke off while {stage}.{doubt}",
+    "SSHException": "The connection broke off while {stage}.{doubt}",
+    "Exception": "{kind} while {stage}: {text}.{doubt}",
 }
 
 
@@ -325,12 +302,16 @@ class Connection:
     def __init__(
         self, server: Server, password: str, known: paramiko.HostKeys, options: argparse.Namespace
     ) -> None:
-        self.server, self.password, self.known, self.options = server, password, known, options
+        self.server, self.password, self.options = server, password, options
         self.client = paramiko.SSHClient()
+        self.client.set_missing_host_key_policy(self)  # type: ignore[arg-type]
+        for key in (known.lookup(server.known_as) or {}).values():
+            self.client.get_host_keys().add(server.known_as, key.get_name(), key)
         self.closed = threading.Event()
         self.stage = "connecting"
         self.began = 0.0  # time.monotonic()
-        self.new_key = self.said = ""
+        self.done = self.reason = self.said = ""
+        self.new_keys: list[str] = []
         self.look = Look(server.address, set())
 
     def enter(self, stage: str) -> None:
@@ -344,39 +325,32 @@ class Connection:
         self.client.close()
 
     def open(self) -> None:
-        """Connect and log in; what can pass is tried again, up to the login."""
+        """Connect and log in, once; what can pass is tried again, up to the login."""
         if self.client.get_transport():  # from the look at the log
             self.closed.wait(TICK)  # an MMP can refuse a session so soon after the one before
-        tries_left = CONNECT_TRIES
-        while not self.client.get_transport():
+            return
+        give_up = self.began + self.options.timeout - 2 * SECONDS_BETWEEN_TRIES
+        for tries_left in reversed(range(CONNECT_TRIES)):
+            self.enter("connecting")
             try:
-                self.open_once()
+                self.client.connect(
+                    self.server.host,
+                    self.server.port,
+                    MMP_USERNAME,
+                    timeout=SECONDS_PER_TRY,
+                    auth_timeout=self.options.timeout + 1,  # by then take_turns() has cut it off
+                    allow_agent=False,
+                    look_for_keys=False,
+                    auth_strategy=self,  # type: ignore[arg-type]
+                )
+                return
             except (paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer):
                 raise
             except (OSError, EOFError, paramiko.SSHException):
-                tries_left -= 1
-                time_left = self.began + self.options.timeout - time.monotonic()
-                too_late = not tries_left or time_left < 2 * SECONDS_BETWEEN_TRIES
-                if self.stage != "connecting" or too_late:
+                if self.stage != "connecting" or not tries_left or time.monotonic() > give_up:
                     raise
-                self.client.close()
-                self.closed.wait(SECONDS_BETWEEN_TRIES)
-
-    def open_once(self) -> None:
-        self.enter("connecting")
-        for key in (self.known.lookup(self.server.known_as) or {}).values():
-            self.client.get_host_keys().add(self.server.known_as, key.get_name(), key)
-        self.client.set_missing_host_key_policy(self)  # type: ignore[arg-type]
-        self.client.connect(
-            self.server.host,
-            self.server.port,
-            MMP_USERNAME,
-            timeout=SECONDS_PER_TRY,
-            auth_timeout=self.options.timeout + 1,  # by then take_turns() has cut it off
-            allow_agent=False,
-            look_for_keys=False,
-            auth_strategy=self,  # type: ignore[arg-type]
-        )
+            self.client.close()
+            self.closed.wait(SECONDS_BETWEEN_TRIES)
 
     def missing_host_key(self, _: paramiko.SSHClient, name: str, key: paramiko.PKey) -> None:
         """Refuse or store an unknown key: paramiko calls this before the login."""
@@ -393,7 +367,7 @@ class Connection:
                 file.write(f"{torn}{name} {key.get_name()} {key.get_base64()}\n")
         except OSError as error:
             raise Trouble(f"Cannot store the host key: {error.strerror}.") from None
-        self.new_key = shown
+        self.new_keys.append(f"New host key of {self.server.address}: {shown}")
 
     def authenticate(self, transport: paramiko.Transport) -> None:
         """Send the password, once: paramiko calls this when the host key is verified.
@@ -401,23 +375,18 @@ class Connection:
         Its own login sends it before it knows whether the server takes one, and answers every
         question with it, so that one that has expired is offered as the new one.
         """
-        answers = [[self.password]]
-
-        def answer(_title: str, _text: str, questions: list[tuple[str, bool]]) -> list[str]:
-            if len(questions) > len(answers):
-                raise paramiko.SSHException("a second question")
-            return answers.pop() if questions else []
-
         self.enter("logging in")
         transport.set_keepalive(30)  # after a look at the log, a restart may be long in coming
-        more = []
+        answers, more = [self.password], []
         try:
             transport.auth_none(MMP_USERNAME)  # as ssh does, for the server to name its methods
         except paramiko.BadAuthenticationType as error:
             if "password" in error.allowed_types:
-                more = transport.auth_password(MMP_USERNAME, self.password, fallback=False)
-            elif "keyboard-interactive" in error.allowed_types:
-                more = transport.auth_interactive(MMP_USERNAME, answer)
+                more = transport.auth_password(MMP_USERNAME, answers.pop(), fallback=False)
+            elif "keyboard-interactive" in error.allowed_types:  # an IndexError, if asked for more
+                more = transport.auth_interactive(
+                    MMP_USERNAME, lambda _title, _text, asked: [answers.pop() for _ in asked]
+                )
             else:
                 raise
         if more:
@@ -432,7 +401,7 @@ class Connection:
         self.enter(f"waiting for the answer to '{command}'")
         channel.exec_command(command)
         text, until = bytearray(), float("inf")
-        while time.monotonic() < until:
+        while time.monotonic() < until or channel.recv_ready():
             with contextlib.suppress(socket.timeout):
                 data = channel.recv(1 << 16)
                 text += data
@@ -443,86 +412,68 @@ class Connection:
                 raise Trouble(f"The answer has no end.{self.doubt()}")
             if channel.exit_status_ready():  # a child of the command may keep the channel open
                 until = min(until, time.monotonic() + SECONDS_FOR_REST)
-        if channel.recv_ready():  # what came before the status fits into the window
-            text += channel.recv(paramiko.common.DEFAULT_WINDOW_SIZE)
         return bytes(text).replace(b"\r", b"\n"), channel.exit_status
 
     def doubt(self) -> str:
         """Return what to add to a reason where nobody can know whether the server restarted."""
         unknown = " The restart may or may not have happened: look before you repeat it."
-        return unknown if RESTART in self.stage else ""
+        return unknown * (RESTART in self.stage)
 
     def explain(self, error: Exception) -> str:
         """Return the reason as a person can act on it, found by type and stage, never by text."""
-        if isinstance(error, Trouble):
-            return str(error)
-        text, server, known = printable(str(error)), self.server, self.options.known_hosts
-        more = {"user": MMP_USERNAME, "paramiko": paramiko, "sys": sys, "known": known}
-        for kind in type(error).__mro__:
-            reason = REASONS.get(f"{self.stage}: {kind.__name__}", REASONS.get(kind.__name__))
-            if reason:
-                return reason.format(error=error, text=text, server=server, **more)
-        if isinstance(error, (EOFError, OSError, paramiko.SSHException)):
-            return f"The connection broke off while {self.stage}.{self.doubt()}"
-        return f"{type(error).__name__} while {self.stage}: {text}.{self.doubt()}"
+        names = [kind.__name__ for kind in type(error).__mro__]
+        keys = [key for name in names for key in (f"{self.stage}: {name}", name) if key in REASONS]
+        more = {"error": error, "text": printable(str(error)), "doubt": self.doubt()}
+        return REASONS[keys[0]].format_map({**globals(), **vars(self), **more, "kind": names[0]})
+
+    def start(self, job: Job, ended: threading.Event) -> None:
+        """Do a job in a thread of its own; it leaves what it did, or the reason why it did not."""
+        self.began, self.done, self.reason = time.monotonic(), "", ""
+        try:
+            threading.Thread(target=self.work, args=(job, ended), daemon=True).start()
+        except RuntimeError as error:  # the system has no more threads
+            self.reason = self.explain(error)
+
+    def work(self, job: Job, ended: threading.Event) -> None:
+        try:
+            self.done = job(self)
+        except Exception as error:  # one server's trouble of any kind must not stop the others
+            self.reason = self.reason or self.explain(error)
+            self.close()
+        ended.set()
+
+    def cut_off(self, why: str) -> None:
+        """End whatever it waits for: a wait for a status or an exec request heeds no timeout."""
+        self.close()  # and nothing is sent from here on
+        self.reason = self.reason or f"Cut off {why} while {self.stage}.{self.doubt()}"
 
 
 Job = Callable[[Connection], str]  # returns what it did; raises Trouble and what paramiko raises
-Outcome = tuple[Connection, str, str]  # and what its job did, or the reason why it did not
-
-
-def take_turn(job: Job, connection: Connection, ended: queue.SimpleQueue[Outcome]) -> None:
-    try:
-        ended.put((connection, job(connection), ""))
-    except Exception as error:  # one server's trouble of any kind must not stop the others
-        ended.put((connection, "", connection.explain(error)))
-        connection.close()
-
-
-def start_turn(job: Job, connection: Connection, ended: queue.SimpleQueue[Outcome]) -> None:
-    connection.began = time.monotonic()
-    try:
-        threading.Thread(target=take_turn, args=(job, connection, ended), daemon=True).start()
-    except RuntimeError as error:  # the system has no more threads
-        ended.put((connection, "", connection.explain(error)))
-
-
-def cut_off(connection: Connection, report: Report) -> Iterator[Outcome]:
-    """Close the connection and yield why, if a signal has come or the server's time is up.
-
-    This ends whatever it waits for: recv_exit_status() and the wait for an exec request heed no
-    timeout, and a server that dribbles starts a read's anew.
-    """
-    seconds = report.options.timeout
-    if report.signals or time.monotonic() > connection.began + seconds:
-        connection.close()  # and nothing is sent from here on
-        why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
-        yield connection, "", f"Cut off {why} while {connection.stage}.{connection.doubt()}"
 
 
 def take_turns(
     job: Job, connections: Sequence[Connection], parallel: int, report: Report
-) -> Iterator[Outcome]:
-    """Do the job at so many servers at a time; yield how each ends, until a signal comes."""
-    waiting, under_way = list(connections), list[Connection]()
-    ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+) -> Iterator[Connection]:
+    """Do the job at so many servers at a time; yield each that has ended, until a signal comes."""
+    waiting, under_way, ended = list(connections), list[Connection](), threading.Event()
+    seconds = report.options.timeout
     while under_way or (waiting and not report.signals):
         while waiting and len(under_way) < parallel and not report.signals:
             under_way.append(waiting.pop(0))
-            start_turn(job, under_way[-1], ended)
+            under_way[-1].start(job, ended)
         report.show_waiting(under_way)
-        outcomes: list[Outcome] = []
-        with contextlib.suppress(queue.Empty):
-            outcomes.append(ended.get(timeout=TICK))
-            while True:  # all that have ended, before the clock is looked at
-                outcomes.append(ended.get_nowait())
-        for connection in under_way:
-            outcomes.extend(cut_off(connection, report))
-        for outcome in outcomes:
-            if outcome[0] in under_way:  # else it was cut off before it ended
-                under_way.remove(outcome[0])
-                report.tell_new_key(outcome[0])
-                yield outcome
+        ended.wait(TICK)
+        ended.clear()
+        for connection in list(under_way):
+            late = time.monotonic() > connection.began + seconds
+            if (late or report.signals) and not connection.done:
+                why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
+                connection.cut_off(why)
+            if connection.done or connection.reason:
+                under_way.remove(connection)
+                while connection.new_keys:
+                    report.print(connection.new_keys.pop())
+                yield connection
 
 
 # ---- Leaked sessions -----------------------------------------------------------------------------
@@ -585,8 +536,10 @@ def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
     return int(cma[1]), int(cma[2])
 
 
-def parse_log(text: bytes) -> dict[str, Counter]:
+def parse_log(text: bytes, whole: bool = True) -> dict[str, Counter]:
     """Return the newest readable counter of each kind of bridge."""
+    if not whole:
+        text = text.partition(b"\n")[2]  # what is left of a line can look like another
     last = next(filter(None, map(moment, reversed(re.findall(rb"(?m)^" + STAMP, text)))), None)
     counters = {}
     for found in COUNTER.finditer(text):
@@ -600,42 +553,30 @@ def parse_log(text: bytes) -> dict[str, Counter]:
     return counters
 
 
-def read_counters(
-    read: Callable[[int, int], bytes], size: int, wanted: set[str]
-) -> dict[str, Counter]:
-    """Return the newest counters, from further back while one that is wanted is missing."""
-    text, start = b"", size
-    for step in LOG_STEPS:
-        end, start = start, max(0, size - step * MIB)
-        text = read(start, end - start) + text
-        counters = parse_log(text if start == 0 else text.partition(b"\n")[2])
-        if wanted <= counters.keys() or start == 0:
-            break
-    return counters
-
-
 def read_log(connection: Connection) -> str:
-    """Read the counters from an MMP's log, a job; each step back is one round trip."""
+    """Read the newest counters from an MMP's log, a job; each step back is one round trip."""
     connection.open()
     connection.enter("reading the log")
     with connection.client.open_sftp() as sftp, sftp.open("log") as file:
-
-        def read(start: int, length: int) -> bytes:
-            return b"".join(file.readv([(start, length)]))
-
-        look = connection.look
-        look.counters = read_counters(read, file.stat().st_size or 0, look.wanted)
+        size = start = file.stat().st_size or 0
+        text = b""
+        for mebibytes in LOG_STEPS:
+            end, start = start, max(0, size - mebibytes * MIB)
+            text = b"".join(file.readv([(start, end - start)])) + text
+            connection.look.counters = parse_log(text, whole=start == 0)
+            if start == 0 or connection.look.wanted <= connection.look.counters.keys():
+                break
     return "read"
 
 
 def look_at_file(path: Path) -> Look:
-    """Read the counters from a saved log, plain or .gz."""
-    look = Look(str(path), {WEB, CALL})
+    """Read the newest counters from a saved log, plain or .gz."""
+    look, text = Look(str(path), {WEB, CALL}), b""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            chunks = iter(lambda: file.read(MIB), b"")
-            text = b"".join(collections.deque(chunks, LOG_STEPS[-1] + 1))
-        look.counters = read_counters(lambda i, size: text[i : i + size], len(text), look.wanted)
+            while data := file.read(LOG_STEPS[-1] * MIB):
+                text = (text + data)[-LOG_STEPS[-1] * MIB :]
+            look.counters = parse_log(text, whole=file.tell() == len(text))
         look.wanted, look.reason = set(look.counters) or look.wanted, ""
     except (OSError, EOFError, zlib.error) as error:
         look.reason = f"It cannot be read: {error!s}"
@@ -644,14 +585,15 @@ def look_at_file(path: Path) -> Look:
 
 def what_is_wrong(look: Look) -> str:
     """Return why a log's counters cannot be counted on, if they cannot."""
-    for bridge in sorted(look.wanted):
-        if not look.reason and bridge not in look.counters:
-            elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
-            hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
-            return f"Its log has no readable {bridge} counter.{hint}"
-        if bridge == CALL and bridge in look.counters and look.counters[CALL].age > SECONDS_FRESH:
-            return f"Its newest Call Bridge counter, {look.counters[CALL].stamp}, is too old."
-    return look.reason
+    if look.reason:
+        return look.reason
+    for bridge in sorted(look.wanted - look.counters.keys()):
+        elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
+        hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
+        return f"Its log has no readable {bridge} counter.{hint}"
+    if CALL in look.wanted and look.counters[CALL].age > SECONDS_FRESH:
+        return f"Its newest Call Bridge counter, {look.counters[CALL].stamp}, is too old."
+    return ""
 
 
 def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
@@ -674,7 +616,8 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
     if not wrong and not all(any(bridge in look.counters for look in looks) for bridge in sums):
         wrong = ["It takes a Web Bridge's log and a Call Bridge's."]
     if wrong:
-        raise Trouble("The leaked sessions cannot be counted. " + " ".join(wrong))
+        why = "Nothing was restarted: the leaked sessions cannot be counted. "
+        raise Trouble(why + " ".join(wrong))
     leaked = max(0, sums[WEB] - sums[CALL])
     report.print(f"Leaked: {leaked} ({sums[WEB]} Web Bridge, {sums[CALL]} active CMA sessions).")
     report.print(CAUTIONS)
@@ -693,10 +636,8 @@ def ask(connection: Connection, command: str) -> tuple[bytes, int]:
     refused = REFUSED.search(text)
     if refused or status > 0:
         said = printable(refused[1]) if refused else connection.said
-        said = connection.said if said in connection.said else said
         code = f" (exit status {status})" * (status > 0)
-        unknown = refused and refused[1].lower().startswith(b"unknown command")
-        gone = " CMS 3.0 and newer have no Web Bridge 2." * bool(unknown)
+        gone = " CMS 3.0 and newer have no Web Bridge 2." * said.lower().startswith("unknown")
         raise Trouble(f"The server answered: {said}{code}{gone}")
     return text, status
 
@@ -704,7 +645,7 @@ def ask(connection: Connection, command: str) -> tuple[bytes, int]:
 def restart(connection: Connection) -> str:
     """Restart a Web Bridge, a job."""
     text, status = ask(connection, RESTART)
-    if status != 0 and not CONFIRMED.search(text):
+    if status != 0 and not re.search(rb"(?m)^[ \t]*SUCCESS:", text):
         ended = f"The answer ended without exit status or SUCCESS, after: {connection.said}."
         raise Trouble(ended + connection.doubt())
     return "restarted"
@@ -713,8 +654,7 @@ def restart(connection: Connection) -> str:
 def check(connection: Connection) -> str:
     """Ask a Web Bridge for its settings, a job."""
     text, _ = ask(connection, "webbridge")
-    enabled = ENABLED.search(text)
-    if enabled is None or enabled[1].lower() != b"true":
+    if not re.search(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b", text):
         raise Trouble(f"The Web Bridge is not enabled. The server answered: {connection.said}")
     return "Enabled: true"
 
@@ -722,63 +662,52 @@ def check(connection: Connection) -> str:
 def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
     """Do the job at all servers, tell how each ends, and return the exit status."""
     left, good, total = list(connections), 0, len(connections)
-    for connection, done, reason in take_turns(job, connections, report.options.parallel, report):
+    for connection in take_turns(job, connections, report.options.parallel, report):
         left.remove(connection)
         address = connection.server.address
         place = f"[{connections.index(connection) + 1}/{total}] {address}"
         took = f"{time.monotonic() - connection.began:.1f} s"
-        if reason:
-            report.log(f"Failed to restart webbridge on server {address}. Error:", reason)
-            report.print(f"{place} FAILED  {took}: {reason}", "stderr")
+        if connection.reason:
+            report.log(
+                f"Failed to restart webbridge on server {address}. Error:", connection.reason
+            )
+            report.print(f"{place} FAILED  {took}: {connection.reason}", "stderr")
         else:
             good += 1
             report.log(f"Webbridge on server: {address} restarted successfully")
             said = f"\n  answered: {connection.said}" * report.options.verbose
-            report.print(f"{place} {done}  {took}{said}")
-    servers = f"{total} server" + "s" * (total != 1)
-    failed = f"{total - good - len(left)} failed" + f", {len(left)} not attempted" * bool(left)
-    report.print(f"{servers}: {good} {'checked' if job is check else 'restarted'}, {failed}.")
+            report.print(f"{place} {connection.done}  {took}{said}")
+    report.print(f"{'Checked' if job is check else 'Restarted'}: {good} of {total}.")
     if report.signals:
         names = ", ".join(connection.server.address for connection in left) or "none"
-        report.log(f"Ended by {report.signals[0].name}. Not attempted: {names}")
-        report.print(f"Ended by {report.signals[0].name}. Not attempted: {names}", "stderr")
-        return 128 + report.signals[0]
+        raise Trouble(f"Ended by {report.signals[0].name}. Not attempted: {names}")
     return int(good < total or report.log_lost)
 
 
-def look_first(looks: list[Look], connections: Sequence[Connection], report: Report) -> int | None:
-    """Count the leaked sessions; return the exit status where nothing is to be restarted."""
+def look_first(looks: list[Look], connections: Sequence[Connection], report: Report) -> bool:
+    """Count the leaked sessions; return whether to restart; raises Trouble where none can say."""
     options = report.options
     looks += [connection.look for connection in connections]
-    for connection, _, reason in take_turns(read_log, connections, len(connections), report):
-        connection.look.reason = reason
-    try:
-        leaked, active = count_leaked(looks, report)
-    except Trouble as trouble:
-        report.print(str(trouble), "stderr")
-        report.log(f"Nothing was restarted. {trouble}")
-        return 128 + report.signals[0] if report.signals else 1
+    for connection in take_turns(read_log, connections, len(connections), report):
+        connection.look.reason = connection.reason
+    leaked, active = count_leaked(looks, report)
     if options.sessions or options.from_logs:
-        return 0
-    few = options.if_leaked is not None and leaked < options.if_leaked
+        return False
     busy = options.max_active is not None and active > options.max_active
-    if few or busy:
+    if busy or leaked < (options.if_leaked or 0):
         why = f"Nothing was restarted: {leaked} sessions are leaked, and {active} people are in."
-        report.print(why)
         report.log(why)
-        return int(report.log_lost)
-    return None
+        report.print(why)
+        return False
+    return True
 
 
 # ---- The command line ----------------------------------------------------------------------------
 
 
 def build_parser() -> argparse.ArgumentParser:
-    about, details = (__doc__ or "\n").split("\n", 1)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=about, epilog=details, formatter_class=raw, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
     known_hosts = SCRIPT.with_name("webbridge_known_hosts")
     log_file = SCRIPT.with_name("webbridge_restart_logs.txt")
     add = parser.add_argument
@@ -813,9 +742,6 @@ def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connect
         raise Trouble(f"This needs paramiko 4.0 or newer, and finds {version}. Run: {install}")
     if not (0 < options.timeout <= 86400 and 0 < options.parallel <= 100):
         raise Trouble("--timeout takes up to 86400 seconds, --parallel up to 100 servers.")
-    if min(options.if_leaked or 0, options.max_active or 0) < 0:
-        raise Trouble("--if-leaked and --max-active take no number below 0.")
-    refuse_repeated_numbers()
     webbridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
     callbridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else webbridges
     chosen = choose(webbridges, options.servers)
@@ -835,35 +761,33 @@ def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connect
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the whole job; return the exit status, as the beginning of this file has it."""
-    logger = logging.getLogger("paramiko")  # it would print tracebacks of what is handled here
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    logging.getLogger("paramiko").setLevel(sys.maxsize)  # it has tracebacks of what is handled here
     options = build_parser().parse_args(argv)
     report = Report(options)
-    count_only = options.sessions or options.from_logs
+    status = 2
     try:
-        if not count_only:
+        if not (options.sessions or options.from_logs):
             report.open_log()
         looks = [look_at_file(path) for path in dict.fromkeys(options.from_logs or ())]
         chosen, everywhere = ([], []) if looks else prepare(options)
+        status = 1
+        hang_up = os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # nohup
+        for number in [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * hang_up:
+            signal.signal(number, lambda number, _: report.signals.append(signal.Signals(number)))
+        conditions = options.if_leaked, options.max_active
+        look = options.sessions or looks or conditions != (None, None)
+        if look and not look_first(looks, everywhere, report):
+            return int(report.log_lost)
+        return do_job(check if options.check else restart, chosen, report)
     except (Trouble, OSError) as error:
-        text = str(error)
+        why = str(error)
         if isinstance(error, OSError) and error.filename:
-            text = f"Cannot use {error.filename}: {error.strerror}."
-        report.print(text, "stderr")
-        report.log(text)
-        return 2
+            why = f"Cannot use {error.filename}: {error.strerror}."
+        report.log(why)
+        report.print(why, "stderr")
+        return 128 + report.signals[0] if report.signals else status
     except KeyboardInterrupt:
         return 130
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, report.note_signal)
-    if os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, report.note_signal)
-    if count_only or options.if_leaked is not None or options.max_active is not None:
-        status = look_first(looks, everywhere, report)
-        if status is not None:
-            return status
-    return do_job(check if options.check else restart, chosen, report)
 
 
 if __name__ == "__main__":

@@ -184,12 +184,12 @@ def test_restarted(client: Client, ask: Ask, answer: list[bytes], status: int) -
     ("answer", "status", "reason"),
     [
         ([b"FAILURE: no\n"], 0, "The server answered: FAILURE: no"),
-        ([b"SUCCESS: a\nFAIL", b"URE: b"], 0, "The server answered: SUCCESS: a | FAILURE: b"),
-        ([b"SUCCESS: a\r> error: b\r"], 0, "The server answered: SUCCESS: a | > error: b"),
+        ([b"SUCCESS: a\nFAIL", b"URE: b"], 0, "The server answered: FAILURE: b"),
+        ([b"SUCCESS: a\r> error: b\r"], 0, "The server answered: error: b"),
         (
             [b"\x1b[1;31mFAILURE: no\x1b[0m\n"],
             0,
-            r"The server answered: \x1b[1;31mFAILURE: no\x1b[0m",
+            r"The server answered: FAILURE: no\x1b[0m",
         ),
         ([b"ERROR\n"], -1, "The server answered: ERROR"),
         ([b"SUCCESS: a\n"], 1, "The server answered: SUCCESS: a (exit status 1)"),
@@ -276,7 +276,7 @@ def test_a_failure_to_open_the_session_sends_nothing(client: Client, ask: Ask) -
 
 def test_every_type_that_has_a_reason_exists() -> None:
     """The table names types by their names; a name that paramiko drops would never match."""
-    modules = (paramiko, paramiko.ssh_exception, socket, builtins)
+    modules = (webbridge_restart, paramiko, paramiko.ssh_exception, socket, builtins)
     for key in webbridge_restart.REASONS:
         name = key.rpartition(": ")[2]
         found = [getattr(module, name, None) for module in modules]

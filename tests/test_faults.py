@@ -335,7 +335,7 @@ ANSWERS = [
     Fault(
         "FAILURE among SUCCESS lines",
         answers(b"SUCCESS: a\r\nFAILURE: b\r\nSUCCESS: c\r\n"),
-        "The server answered: SUCCESS: a | FAILURE: b | SUCCESS: c",
+        "The server answered: FAILURE: b | SUCCESS: c",
     ),
     Fault(
         "FAILURE without a status",
@@ -345,12 +345,12 @@ ANSWERS = [
     Fault(
         "FAILURE in pieces",
         in_turn(b"SUCCESS: a\nFAI", 0.1, b"LURE: b", exit_status(0), close),
-        "The server answered: SUCCESS: a | FAILURE: b",
+        "The server answered: FAILURE: b",
     ),
     Fault(
         "FAILURE among the errors",
         in_turn(SUCCESS, lambda c: c.sendall_stderr(b"FAILURE: b\n"), exit_status(0), close),
-        "The server answered: SUCCESS: Webbridge restarted | FAILURE: b",
+        "The server answered: FAILURE: b",
     ),
     Fault(
         "FAILURE after 25 MB of text",
@@ -408,7 +408,7 @@ ANSWERS = [
     Fault(
         "text that forges a log line and drives a terminal",
         answers(f"FAILURE: x\n{FORGED}\u2028{FORGED}\r{TO_A_TERMINAL}\n".encode()),
-        rf"The server answered: FAILURE: x | {FORGED}\u2028{FORGED} | \x1b[2J\x1b]0;owned\x07",
+        rf"The server answered: FAILURE: x | {FORGED} | {FORGED} | \x1b[2J\x1b]0;owned\x07",
     ),
 ]
 
@@ -727,7 +727,7 @@ EDIT = (
 LISTS_NONE = "{0} lists no server. " + EDIT
 NO_SERVER = "{0} has {1!r}: {2!r}, that is no server. " + EDIT
 TWICE = "{0} lists {1} as 1 and as 3. " + EDIT
-NUMBER_TWICE = "webbridge_restart.py numbers two servers 1: each needs its own."
+NUMBER_TWICE = "{0} has a number twice. " + EDIT
 NO_TEXT = "{0} is empty or no text. README.md names the ways to set it."
 LIST = ["10.0.0.1", "10.0.0.2"]
 
@@ -743,7 +743,6 @@ def test_block_that_lists_no_server(
 @pytest.mark.parametrize(
     ("number", "address"),
     [
-        *[("1", "10.0.0.1"), (None, "10.0.0.1"), ("one", "10.0.0.1"), ((1, 2), "10.0.0.1")],
         *[(1, value) for value in (None, 10, 10.0, b"10.0.0.1", ["10.0.0.1"], ("10.0.0.1", 22))],
         *[(1, text) for text in ("", " ", ":22", "[]:22", "10.0.0.1, 10.0.0.2", "10.0.0.1;")],
         *[(1, text) for text in ("https://cms1.example.com", "ssh://10.0.0.1", "10.0.0.1/24")],
@@ -797,7 +796,7 @@ def test_block_with_a_wrong_call_bridge(
 def test_block_with_one_number_twice(start: Callable[..., Ran], script: Path) -> None:
     text = Path(webbridge_restart.__file__).read_text(encoding="utf-8")
     script.write_text(text.replace('    2: "', '    1: "', 1), encoding="utf-8")
-    assert_refused(start, NUMBER_TWICE)
+    assert_refused(start, NUMBER_TWICE.format("WEBBRIDGES"))
 
 
 @pytest.mark.parametrize("value", ["", None, 0, 12345, b"admin", ["admin"]], ids=repr)

@@ -121,9 +121,8 @@ def test_all_servers_are_asked_at_the_same_time(run: Run) -> None:
 def uncountable(run: Run, servers: list[SimulatedMMP | str], reason: str) -> None:
     """A restart that depends on the figures does not happen, and the log says why."""
     ran = run(servers, "--if-leaked", "0", "--timeout", "5")
-    sentence = f"The leaked sessions cannot be counted. {reason}"
-    assert ran.err == sentence + "\n"
-    assert ran.log == [f"Nothing was restarted. {sentence}"]
+    sentence = f"Nothing was restarted: the leaked sessions cannot be counted. {reason}"
+    assert (ran.err, ran.log) == (sentence + "\n", [sentence])
     assert ran.status == 1
     assert all(server.commands == [] for server in servers if isinstance(server, SimulatedMMP))
 
@@ -193,7 +192,7 @@ def test_a_signal_while_the_logs_are_read(run: Run, mmp: SimulatedMMP) -> None:
     with SimulatedMMP(set_up=hang_and_interrupt) as stalling:
         ran = run([mmp, stalling], "--if-leaked", "1")
     reason = f"{stalling.address}: Cut off by SIGTERM while connecting."
-    assert ran.log[0].startswith("Nothing was restarted. The leaked sessions cannot be counted. ")
+    assert ran.log[0].startswith("Nothing was restarted: the leaked sessions cannot be counted. ")
     assert ran.log[0].endswith(reason)
     assert (ran.status, mmp.commands, stalling.commands) == (143, [], [])
 
@@ -442,7 +441,7 @@ def test_saved_logs_that_do_not_do(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     ran = run([], "--from-logs", str(tmp_path / name))
-    assert ran.err.startswith("The leaked sessions cannot be counted. ")
+    assert ran.err.startswith("Nothing was restarted: the leaked sessions cannot be counted. ")
     assert reason in ran.err
     assert (ran.status, "Leaked" in ran.out) == (1, False)
 

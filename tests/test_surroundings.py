@@ -168,10 +168,7 @@ def bad(place: str, server: SimulatedMMP | str, reason: str) -> str:
 
 def total(restarted: int, failed: int = 0, left: int = 0) -> str:
     """Return the last line of stdout."""
-    not_attempted = f", {left} not attempted" if left else ""
-    number = restarted + failed + left
-    servers = "1 server" if number == 1 else f"{number} servers"
-    return f"{servers}: {restarted} restarted, {failed} failed{not_attempted}.\n"
+    return f"Restarted: {restarted} of {restarted + failed + left}.\n"
 
 
 def assert_both_told(
