@@ -95,16 +95,6 @@ class Trouble(Exception):
     """What is wrong, with the run or with one server, in a sentence that says what to do."""
 
 
-class Server(NamedTuple):
-    """A line of the inventory, and what its address means."""
-
-    number: object
-    address: str  # as typed
-    host: str
-    port: int
-    known_as: str  # in a known-hosts file
-
-
 # ---- Text, files and terminal --------------------------------------------------------------------
 
 
@@ -169,7 +159,7 @@ class Report:
     def show_waiting(self, connections: Sequence[Connection]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
         if sys.stdout and sys.stdout.isatty() and not self.options.quiet:
-            text = ", ".join(connection.server.address for connection in connections)[:70]
+            text = ", ".join(connection.address for connection in connections)[:70]
             say("stdout", f"\r{text} ...".ljust(79) if text else f"\r{'':78}\r")
 
 
@@ -188,37 +178,37 @@ def parse_address(address: str) -> tuple[str, int, str]:
     return host, port, host if port == 22 else f"[{host}]:{port}"
 
 
-def read_inventory(name: str, inventory: object) -> list[Server]:
-    """Return the servers of the dict of this name, in its order; raises Trouble."""
+def read_inventory(name: str, inventory: object, options: argparse.Namespace) -> list[Connection]:
+    """Return a connection to each server of the dict of this name; raises Trouble."""
     forms = '1: "10.48.79.194", with "cms2.example.com:2222" or "[2001:db8::3]" as well.'
     edit = f"Edit {name} at the top of {SCRIPT.name}: a line a server, such as {forms}"
     if not isinstance(inventory, dict) or not inventory:
         raise Trouble(f"{name} lists no server. {edit}")
-    servers: dict[str, Server] = {}
+    connections: dict[str, Connection] = {}
     for number, address in inventory.items():
         try:
-            server = Server(number, address.strip(), *parse_address(address.strip()))
+            connection = Connection(number, address.strip(), options)
         except (AttributeError, TypeError, ValueError):
             line = f"{number!r}: {address!r}"
             raise Trouble(f"{name} has {line}, that is no server. {edit}") from None
-        other = servers.setdefault(server.known_as, server)
-        if other is not server:
+        other = connections.setdefault(connection.known_as, connection)
+        if other is not connection:
             raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
     typed = SCRIPT.read_bytes().partition(b"\n%b" % name.encode())[2].partition(b"}")[0]
     numbers = re.findall(rb"(?m)^\s*(\w+)\s*:", typed)
     if len(numbers) > len(set(numbers)):  # of which Python drops the first in silence
         raise Trouble(f"{name} has a number twice. {edit}")
-    return list(servers.values())
+    return list(connections.values())
 
 
-def choose(servers: list[Server], wanted: Sequence[str]) -> list[Server]:
+def choose(connections: list[Connection], wanted: Sequence[str]) -> list[Connection]:
     """Return those that were asked for by number or address, or all; raises Trouble."""
-    names = [name for server in servers for name in (str(server.number), server.address)]
+    names = [name for one in connections for name in (str(one.number), one.address)]
     for name in wanted:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
             raise Trouble(f"WEBBRIDGES has no server {name}. The nearest is {nearest}.")
-    return [s for s in servers if not wanted or str(s.number) in wanted or s.address in wanted]
+    return [c for c in connections if not wanted or {str(c.number), c.address} & {*wanted}]
 
 
 def find_password(options: argparse.Namespace) -> str:
@@ -266,14 +256,14 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 
 # Why a server failed, by the type of what was raised, at one stage or at any. A base class serves
 # where its derived class has no entry.
-BY_HAND = "Log in by hand: ssh -p {server.port} {MMP_USERNAME}@{server.host}"
+BY_HAND = "Log in by hand: ssh -p {port} {MMP_USERNAME}@{host}"
 ASKS_FOR_MORE = "The server asks for more than a password: expired? " + BY_HAND
 REASONS = {
     "Trouble": "{error}",
     "NoValidConnectionsError": "{text}",
-    "gaierror": "The name {server.host} is not found: check its line, and this computer's DNS.",
-    "connecting: OSError": "Cannot connect to {server.host} port {server.port}: {text}.",
-    "connecting: SSHException": "No usable SSH answer from {server.host} port {server.port}: is it "
+    "gaierror": "The name {host} is not found: check its line, and this computer's DNS.",
+    "connecting: OSError": "Cannot connect to {host} port {port}: {text}.",
+    "connecting: SSHException": "No usable SSH answer from {host} port {port}: is it "
     "the MMP's address, or is the server overloaded?",
     "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
     "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
@@ -299,20 +289,18 @@ REASONS = {
 class Connection:
     """An SSH connection to one MMP. Another thread may close it; nothing is sent after that."""
 
-    def __init__(
-        self, server: Server, password: str, known: paramiko.HostKeys, options: argparse.Namespace
-    ) -> None:
-        self.server, self.password, self.options = server, password, options
+    def __init__(self, number: object, address: str, options: argparse.Namespace) -> None:
+        """Raises ValueError where it is no address."""
+        self.number, self.address, self.options = number, address, options
+        self.host, self.port, self.known_as = parse_address(address)
         self.client = paramiko.SSHClient()
         self.client.set_missing_host_key_policy(self)  # type: ignore[arg-type]
-        for key in (known.lookup(server.known_as) or {}).values():
-            self.client.get_host_keys().add(server.known_as, key.get_name(), key)
         self.closed = threading.Event()
         self.stage = "connecting"
         self.began = 0.0  # time.monotonic()
         self.done = self.reason = self.said = ""
         self.new_keys: list[str] = []
-        self.look = Look(server.address, set())
+        self.look = Look(address, set())
 
     def enter(self, stage: str) -> None:
         """Go on to the next stage; raises EOFError where the connection was closed."""
@@ -329,13 +317,15 @@ class Connection:
         if self.client.get_transport():  # from the look at the log
             self.closed.wait(TICK)  # an MMP can refuse a session so soon after the one before
             return
+        for key in (self.options.known_keys.lookup(self.known_as) or {}).values():
+            self.client.get_host_keys().add(self.known_as, key.get_name(), key)
         give_up = self.began + self.options.timeout - 2 * SECONDS_BETWEEN_TRIES
         for tries_left in reversed(range(CONNECT_TRIES)):
             self.enter("connecting")
             try:
                 self.client.connect(
-                    self.server.host,
-                    self.server.port,
+                    self.host,
+                    self.port,
                     MMP_USERNAME,
                     timeout=SECONDS_PER_TRY,
                     auth_timeout=self.options.timeout + 1,  # by then take_turns() has cut it off
@@ -367,7 +357,7 @@ class Connection:
                 file.write(f"{torn}{name} {key.get_name()} {key.get_base64()}\n")
         except OSError as error:
             raise Trouble(f"Cannot store the host key: {error.strerror}.") from None
-        self.new_keys.append(f"New host key of {self.server.address}: {shown}")
+        self.new_keys.append(f"New host key of {self.address}: {shown}")
 
     def authenticate(self, transport: paramiko.Transport) -> None:
         """Send the password, once: paramiko calls this when the host key is verified.
@@ -377,7 +367,7 @@ class Connection:
         """
         self.enter("logging in")
         transport.set_keepalive(30)  # after a look at the log, a restart may be long in coming
-        answers, more = [self.password], []
+        answers, more = [self.options.password], []
         try:
             transport.auth_none(MMP_USERNAME)  # as ssh does, for the server to name its methods
         except paramiko.BadAuthenticationType as error:
@@ -664,7 +654,7 @@ def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
     left, good, total = list(connections), 0, len(connections)
     for connection in take_turns(job, connections, report.options.parallel, report):
         left.remove(connection)
-        address = connection.server.address
+        address = connection.address
         place = f"[{connections.index(connection) + 1}/{total}] {address}"
         took = f"{time.monotonic() - connection.began:.1f} s"
         if connection.reason:
@@ -679,7 +669,7 @@ def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
             report.print(f"{place} {connection.done}  {took}{said}")
     report.print(f"{'Checked' if job is check else 'Restarted'}: {good} of {total}.")
     if report.signals:
-        names = ", ".join(connection.server.address for connection in left) or "none"
+        names = ", ".join(connection.address for connection in left) or "none"
         raise Trouble(f"Ended by {report.signals[0].name}. Not attempted: {names}")
     return int(good < total or report.log_lost)
 
@@ -742,21 +732,19 @@ def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connect
         raise Trouble(f"This needs paramiko 4.0 or newer, and finds {version}. Run: {install}")
     if not (0 < options.timeout <= 86400 and 0 < options.parallel <= 100):
         raise Trouble("--timeout takes up to 86400 seconds, --parallel up to 100 servers.")
-    webbridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
-    callbridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else webbridges
-    chosen = choose(webbridges, options.servers)
-    password = find_password(options)
+    web = read_inventory("WEBBRIDGES", WEBBRIDGES, options)
+    call = read_inventory("CALLBRIDGES", CALLBRIDGES, options) if CALLBRIDGES else web
+    everywhere: dict[str, Connection] = {}
+    for bridge, connection in [(WEB, one) for one in web] + [(CALL, one) for one in call]:
+        everywhere.setdefault(connection.known_as, connection).look.wanted.add(bridge)
+    chosen = choose(web, options.servers)
+    options.password = find_password(options)
     source = options.password_file or "MMP_PASSWORD"
-    for what, text in (("MMP_USERNAME", MMP_USERNAME), (source, password)):
+    for what, text in (("MMP_USERNAME", MMP_USERNAME), (source, options.password)):
         if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):
             raise Trouble(f"{what} is empty or no text. README.md names the ways to set it.")
-    known = read_known_hosts(options.known_hosts)
-    everywhere: dict[str, Connection] = {}
-    for bridge, servers in ((WEB, webbridges), (CALL, callbridges)):
-        for server in servers:
-            new = Connection(server, password, known, options)
-            everywhere.setdefault(server.known_as, new).look.wanted.add(bridge)
-    return [everywhere[server.known_as] for server in chosen], list(everywhere.values())
+    options.known_keys = read_known_hosts(options.known_hosts)
+    return chosen, list(everywhere.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
