@@ -22,7 +22,6 @@ Exit status: 0 all were restarted (checked, counted), or need not be; 1 at least
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import datetime
 import difflib
@@ -234,16 +233,15 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
         if not fields or fields[0].startswith("#"):
             continue
         try:
-            names, kind, text = fields[:3]
-            key = paramiko.PKey.from_type_string(kind, base64.b64decode(text))
-            if names.startswith("@") or key.get_base64() != text:
+            new = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields))
+            cut_short = new and new.key.get_base64() != fields[2]
+            if cut_short or len(fields) < 3 or fields[0].startswith("@"):
                 raise ValueError(line)
-            for name in names.split(","):
+            for name in fields[0].split(","):
                 if name.startswith("|"):
                     paramiko.HostKeys.hash_host("", name)  # else a spoilt one fails at its use
-                known.add(name, kind, key)
-        except paramiko.pkey.UnknownKeyType:
-            continue
+                if new:  # there is none of a type that paramiko does not know
+                    known.add(name, new.key.get_name(), new.key)
         except Exception:  # of the eight types that a spoilt line raises, none is worth a name
             raise Trouble(
                 f"{path}, line {number}, is no host key that can be used. Delete the line; "
