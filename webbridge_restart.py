@@ -277,10 +277,11 @@ REASONS = {
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
     "reading the log: SSHException": "Its log cannot be read: does {MMP_USERNAME} have SFTP?",
     "reading the log: OSError": "Its log cannot be read over SFTP: {text}",
-    "EOFError": "The connection broke off while {stage}.{doubt}",
-    "OSError": "The connection broke off while {stage}.{doubt}",
-    "SSHException": "The connection broke off while {stage}.{doubt}",
-    "Exception": "{kind} while {stage}: {text}.{doubt}",
+    "InterruptedError": "Cut off {text} while {stage}.",
+    "EOFError": "The connection broke off while {stage}.",
+    "OSError": "The connection broke off while {stage}.",
+    "SSHException": "The connection broke off while {stage}.",
+    "Exception": "{kind} while {stage}: {text}.",
 }
 
 
@@ -305,10 +306,6 @@ class Connection:
         self.stage = stage  # before the look, so that who closes and then reads this reads right
         if self.closed.is_set():
             raise EOFError
-
-    def close(self) -> None:
-        self.closed.set()
-        self.client.close()
 
     def open(self) -> None:
         """Connect and log in, once; what can pass is tried again, up to the login."""
@@ -397,22 +394,24 @@ class Connection:
                     channel.status_event.wait(SECONDS_FOR_STATUS)
                     break
             if len(text) > ANSWER_MOST:
-                raise Trouble(f"The answer has no end.{self.doubt()}")
+                raise Trouble("The answer has no end.")
             if channel.exit_status_ready():  # a child of the command may keep the channel open
                 until = min(until, time.monotonic() + SECONDS_FOR_REST)
         return bytes(text).replace(b"\r", b"\n"), channel.exit_status
 
-    def doubt(self) -> str:
-        """Return what to add to a reason where nobody can know whether the server restarted."""
-        unknown = " The restart may or may not have happened: look before you repeat it."
-        return unknown * (RESTART in self.stage)
+    def fail(self, error: Exception) -> None:
+        """Give it a reason that a person can act on, found by type and stage, never by text.
 
-    def explain(self, error: Exception) -> str:
-        """Return the reason as a person can act on it, found by type and stage, never by text."""
+        Close it, too, which ends also what heeds no timeout: waiting for a status, for exec.
+        """
+        self.closed.set()  # before the look at the stage: nothing is sent from here on
         names = [kind.__name__ for kind in type(error).__mro__]
         keys = [key for name in names for key in (f"{self.stage}: {name}", name) if key in REASONS]
-        more = {"error": error, "text": printable(str(error)), "doubt": self.doubt()}
-        return REASONS[keys[0]].format_map({**globals(), **vars(self), **more, "kind": names[0]})
+        more = {"error": error, "text": printable(str(error)), "kind": names[0]}
+        reason = REASONS[keys[0]].format_map({**globals(), **vars(self), **more})
+        doubt = " The restart may or may not have happened: look before you repeat it."
+        self.reason = self.reason or reason + doubt * (RESTART in self.stage)
+        self.client.close()  # after that, or what this ends would give a reason of its own
 
     def start(self, job: Job, ended: threading.Event) -> None:
         """Do a job in a thread of its own; it leaves what it did, or the reason why it did not."""
@@ -420,20 +419,14 @@ class Connection:
         try:
             threading.Thread(target=self.work, args=(job, ended), daemon=True).start()
         except RuntimeError as error:  # the system has no more threads
-            self.reason = self.explain(error)
+            self.fail(error)
 
     def work(self, job: Job, ended: threading.Event) -> None:
         try:
             self.done = job(self)
         except Exception as error:  # one server's trouble of any kind must not stop the others
-            self.reason = self.reason or self.explain(error)
-            self.close()
+            self.fail(error)
         ended.set()
-
-    def cut_off(self, why: str) -> None:
-        """End whatever it waits for: a wait for a status or an exec request heeds no timeout."""
-        self.close()  # and nothing is sent from here on
-        self.reason = self.reason or f"Cut off {why} while {self.stage}.{self.doubt()}"
 
 
 Job = Callable[[Connection], str]  # returns what it did; raises Trouble and what paramiko raises
@@ -456,7 +449,7 @@ def take_turns(
             late = time.monotonic() > connection.began + seconds
             if (late or report.signals) and not connection.done:
                 why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
-                connection.cut_off(why)
+                connection.fail(InterruptedError(why))
             if connection.done or connection.reason:
                 under_way.remove(connection)
                 while connection.new_keys:
@@ -619,10 +612,11 @@ def ask(connection: Connection, command: str) -> tuple[bytes, int]:
     """Return the answer and its exit status; raises Trouble where it says that it failed."""
     connection.open()
     text, status = connection.run(command)
-    connection.close()
+    connection.client.close()
     connection.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
     refused = REFUSED.search(text)
     if refused or status > 0:
+        connection.stage = "reading the answer"  # which leaves no doubt
         said = printable(refused[1]) if refused else connection.said
         code = f" (exit status {status})" * (status > 0)
         gone = " CMS 3.0 and newer have no Web Bridge 2." * said.lower().startswith("unknown")
@@ -634,8 +628,8 @@ def restart(connection: Connection) -> str:
     """Restart a Web Bridge, a job."""
     text, status = ask(connection, RESTART)
     if status != 0 and not re.search(rb"(?m)^[ \t]*SUCCESS:", text):
-        ended = f"The answer ended without exit status or SUCCESS, after: {connection.said}."
-        raise Trouble(ended + connection.doubt())
+        ended = "The answer ended without exit status or SUCCESS, after"
+        raise Trouble(f"{ended}: {connection.said}.")
     return "restarted"
 
 
