@@ -608,58 +608,45 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
 # ---- The job -------------------------------------------------------------------------------------
 
 
-def ask(connection: Connection, command: str) -> tuple[bytes, int]:
-    """Return the answer and its exit status; raises Trouble where it says that it failed."""
+def restart(connection: Connection) -> str:
+    """Restart a Web Bridge, or where this only checks, ask for its settings: a job."""
+    checks = connection.options.check
     connection.open()
-    text, status = connection.run(command)
+    text, status = connection.run("webbridge" if checks else RESTART)
     connection.client.close()
-    connection.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
+    said = connection.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
     refused = REFUSED.search(text)
     if refused or status > 0:
         connection.stage = "reading the answer"  # which leaves no doubt
-        said = printable(refused[1]) if refused else connection.said
+        said = printable(refused[1]) if refused else said
         code = f" (exit status {status})" * (status > 0)
         gone = " CMS 3.0 and newer have no Web Bridge 2." * said.lower().startswith("unknown")
         raise Trouble(f"The server answered: {said}{code}{gone}")
-    return text, status
+    if checks and not re.search(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b", text):
+        raise Trouble(f"The Web Bridge is not enabled. The server answered: {said}")
+    if not checks and status != 0 and not re.search(rb"(?m)^[ \t]*SUCCESS:", text):
+        raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
+    return "Enabled: true" if checks else "restarted"
 
 
-def restart(connection: Connection) -> str:
-    """Restart a Web Bridge, a job."""
-    text, status = ask(connection, RESTART)
-    if status != 0 and not re.search(rb"(?m)^[ \t]*SUCCESS:", text):
-        ended = "The answer ended without exit status or SUCCESS, after"
-        raise Trouble(f"{ended}: {connection.said}.")
-    return "restarted"
-
-
-def check(connection: Connection) -> str:
-    """Ask a Web Bridge for its settings, a job."""
-    text, _ = ask(connection, "webbridge")
-    if not re.search(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b", text):
-        raise Trouble(f"The Web Bridge is not enabled. The server answered: {connection.said}")
-    return "Enabled: true"
-
-
-def do_job(job: Job, connections: Sequence[Connection], report: Report) -> int:
-    """Do the job at all servers, tell how each ends, and return the exit status."""
+def restart_all(connections: Sequence[Connection], report: Report) -> int:
+    """Restart or check all servers, tell how each ends, and return the exit status."""
     left, good, total = list(connections), 0, len(connections)
-    for connection in take_turns(job, connections, report.options.parallel, report):
+    for connection in take_turns(restart, connections, report.options.parallel, report):
         left.remove(connection)
         address = connection.address
         place = f"[{connections.index(connection) + 1}/{total}] {address}"
         took = f"{time.monotonic() - connection.began:.1f} s"
         if connection.reason:
-            report.log(
-                f"Failed to restart webbridge on server {address}. Error:", connection.reason
-            )
+            failed = f"Failed to restart webbridge on server {address}. Error:"
+            report.log(failed, connection.reason)
             report.print(f"{place} FAILED  {took}: {connection.reason}", "stderr")
         else:
             good += 1
             report.log(f"Webbridge on server: {address} restarted successfully")
             said = f"\n  answered: {connection.said}" * report.options.verbose
             report.print(f"{place} {connection.done}  {took}{said}")
-    report.print(f"{'Checked' if job is check else 'Restarted'}: {good} of {total}.")
+    report.print(f"{'Checked' if report.options.check else 'Restarted'}: {good} of {total}.")
     if report.signals:
         names = ", ".join(connection.address for connection in left) or "none"
         raise Trouble(f"Ended by {report.signals[0].name}. Not attempted: {names}")
@@ -758,7 +745,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         look = options.sessions or looks or conditions != (None, None)
         if look and not look_first(looks, everywhere, report):
             return int(report.log_lost)
-        return do_job(check if options.check else restart, chosen, report)
+        return restart_all(chosen, report)
     except (Trouble, OSError) as error:
         why = str(error)
         if isinstance(error, OSError) and error.filename:
