@@ -22,6 +22,7 @@ Exit status: 0 all were restarted (checked, counted), or need not be; 1 at least
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import datetime
 import difflib
@@ -37,9 +38,7 @@ import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,59 +154,48 @@ class Report:
         if stream == "stderr" or not self.options.quiet:
             say(stream, f"{text}\n")
 
-    def show_waiting(self, connections: Sequence[Connection]) -> None:
+    def show_waiting(self, servers: Sequence[Server]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
         if sys.stdout and sys.stdout.isatty() and not self.options.quiet:
-            text = ", ".join(connection.address for connection in connections)[:70]
+            text = ", ".join(server.address for server in servers)[:70]
             say("stdout", f"\r{text} ...".ljust(79) if text else f"\r{'':78}\r")
 
 
 # ---- What is found wrong before the first connection ---------------------------------------------
 
 
-def parse_address(address: str) -> tuple[str, int, str]:
-    """Return host, port, and the name of both in a known-hosts file; raises ValueError."""
-    found = ADDRESS.fullmatch(address)
-    port = int((found and found["port"]) or 22)
-    if found is None or not 0 < port < 65536:
-        raise ValueError(address)
-    host = found["ipv6"] or found["host"].lower()
-    if found["ipv6"] or host.rpartition(".")[2].isdigit():
-        host = str(ipaddress.ip_address(host))
-    return host, port, host if port == 22 else f"[{host}]:{port}"
-
-
-def read_inventory(name: str, inventory: object, options: argparse.Namespace) -> list[Connection]:
-    """Return a connection to each server of the dict of this name; raises Trouble."""
+def read_inventory(name: str, inventory: object, options: argparse.Namespace) -> list[Server]:
+    """Return the servers of the dict of this name; raises Trouble."""
     forms = '1: "10.48.79.194", with "cms2.example.com:2222" or "[2001:db8::3]" as well.'
     edit = f"Edit {name} at the top of {SCRIPT.name}: a line a server, such as {forms}"
     if not isinstance(inventory, dict) or not inventory:
         raise Trouble(f"{name} lists no server. {edit}")
-    connections: dict[str, Connection] = {}
+    servers: dict[str, Server] = {}
     for number, address in inventory.items():
         try:
-            connection = Connection(number, address.strip(), options)
+            server = Server(number, address.strip(), options)
+            server.locate()
         except (AttributeError, TypeError, ValueError):
             line = f"{number!r}: {address!r}"
             raise Trouble(f"{name} has {line}, that is no server. {edit}") from None
-        other = connections.setdefault(connection.known_as, connection)
-        if other is not connection:
+        other = servers.setdefault(server.known_as, server)
+        if other is not server:
             raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
     typed = SCRIPT.read_bytes().partition(b"\n%b" % name.encode())[2].partition(b"}")[0]
     numbers = re.findall(rb"(?m)^\s*(\w+)\s*:", typed)
     if len(numbers) > len(set(numbers)):  # of which Python drops the first in silence
         raise Trouble(f"{name} has a number twice. {edit}")
-    return list(connections.values())
+    return list(servers.values())
 
 
-def choose(connections: list[Connection], wanted: Sequence[str]) -> list[Connection]:
+def choose(servers: list[Server], wanted: Sequence[str]) -> list[Server]:
     """Return those that were asked for by number or address, or all; raises Trouble."""
-    names = [name for one in connections for name in (str(one.number), one.address)]
+    names = [name for one in servers for name in (str(one.number), one.address)]
     for name in wanted:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
             raise Trouble(f"WEBBRIDGES has no server {name}. The nearest is {nearest}.")
-    return [c for c in connections if not wanted or {str(c.number), c.address} & {*wanted}]
+    return [s for s in servers if not wanted or {str(s.number), s.address} & {*wanted}]
 
 
 def find_password(options: argparse.Namespace) -> str:
@@ -276,7 +264,8 @@ REASONS = {
     "logging in: SSHException": ASKS_FOR_MORE,
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
     "reading the log: SSHException": "Its log cannot be read: does {MMP_USERNAME} have SFTP?",
-    "reading the log: OSError": "Its log cannot be read over SFTP: {text}",
+    "reading the log: OSError": "Its log cannot be read: {text}",
+    "reading the log: EOFError": "Its log cannot be read: it breaks off.",
     "InterruptedError": "Cut off {text} while {stage}.",
     "EOFError": "The connection broke off while {stage}.",
     "OSError": "The connection broke off while {stage}.",
@@ -285,13 +274,14 @@ REASONS = {
 }
 
 
-class Connection:
-    """An SSH connection to one MMP. Another thread may close it; nothing is sent after that."""
+class Server:
+    """A server's MMP and the SSH connection to it, or a saved log that stands for a server.
+
+    Another thread may close the connection; nothing is sent after that.
+    """
 
     def __init__(self, number: object, address: str, options: argparse.Namespace) -> None:
-        """Raises ValueError where it is no address."""
         self.number, self.address, self.options = number, address, options
-        self.host, self.port, self.known_as = parse_address(address)
         self.client = paramiko.SSHClient()
         self.client.set_missing_host_key_policy(self)  # type: ignore[arg-type]
         self.closed = threading.Event()
@@ -299,7 +289,19 @@ class Connection:
         self.began = 0.0  # time.monotonic()
         self.done = self.reason = self.said = ""
         self.new_keys: list[str] = []
-        self.look = Look(address, set())
+        self.wanted: set[str] = set()  # the bridges whose counters its log should have
+        self.counters: dict[str, Counter] = {}
+
+    def locate(self) -> None:
+        """Find host, port, and the name of both in a known-hosts file; raises ValueError."""
+        found = ADDRESS.fullmatch(self.address)
+        self.port = int((found and found["port"]) or 22)
+        if found is None or not 0 < self.port < 65536:
+            raise ValueError(self.address)
+        self.host = found["ipv6"] or found["host"].lower()
+        if found["ipv6"] or self.host.rpartition(".")[2].isdigit():
+            self.host = str(ipaddress.ip_address(self.host))
+        self.known_as = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
     def enter(self, stage: str) -> None:
         """Go on to the next stage; raises EOFError where the connection was closed."""
@@ -429,14 +431,14 @@ class Connection:
         ended.set()
 
 
-Job = Callable[[Connection], str]  # returns what it did; raises Trouble and what paramiko raises
+Job = Callable[[Server], str]  # returns what it did; raises Trouble and what paramiko raises
 
 
 def take_turns(
-    job: Job, connections: Sequence[Connection], parallel: int, report: Report
-) -> Iterator[Connection]:
+    job: Job, servers: Sequence[Server], parallel: int, report: Report
+) -> Iterator[Server]:
     """Do the job at so many servers at a time; yield each that has ended, until a signal comes."""
-    waiting, under_way, ended = list(connections), list[Connection](), threading.Event()
+    waiting, under_way, ended = list(servers), list[Server](), threading.Event()
     seconds = report.options.timeout
     while under_way or (waiting and not report.signals):
         while waiting and len(under_way) < parallel and not report.signals:
@@ -445,16 +447,16 @@ def take_turns(
         report.show_waiting(under_way)
         ended.wait(TICK)
         ended.clear()
-        for connection in list(under_way):
-            late = time.monotonic() > connection.began + seconds
-            if (late or report.signals) and not connection.done:
+        for server in list(under_way):
+            late = time.monotonic() > server.began + seconds
+            if (late or report.signals) and not server.done:
                 why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
-                connection.fail(InterruptedError(why))
-            if connection.done or connection.reason:
-                under_way.remove(connection)
-                while connection.new_keys:
-                    report.print(connection.new_keys.pop())
-                yield connection
+                server.fail(InterruptedError(why))
+            if server.done or server.reason:
+                under_way.remove(server)
+                while server.new_keys:
+                    report.print(server.new_keys.pop())
+                yield server
 
 
 # ---- Leaked sessions -----------------------------------------------------------------------------
@@ -463,6 +465,7 @@ WEB, CALL = "Web Bridge", "Call Bridge"
 HARD_LIMIT = 149  # sessions of one Web Bridge, says Cisco's document
 MIB = 1 << 20
 LOG_STEPS = [1, 2, 4, 8, 16]  # MiB from a log's end to look at
+SAVED_LINES = 150_000  # of a saved log's end, about as much
 SECONDS_FRESH = 15 * 60  # a Call Bridge logs its counter every 5 minutes
 CAUTIONS = """This holds only where neither the CMA desktop client nor the iOS client is in use.
 In a cluster, a single server's difference means nothing."""
@@ -486,16 +489,6 @@ class Counter(NamedTuple):
     age: float  # seconds up to the log's last line
 
 
-@dataclass
-class Look:
-    """What a log says, and which bridges' counters it should have; or why it says nothing."""
-
-    name: str
-    wanted: set[str]
-    counters: dict[str, Counter] = field(default_factory=dict)
-    reason: str = "It was not reached."
-
-
 def moment(stamp: bytes) -> datetime.datetime | None:
     """Return when that was, in the year 2000 if it does not say; None for a date that is none."""
     text = stamp.decode()
@@ -517,10 +510,8 @@ def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
     return int(cma[1]), int(cma[2])
 
 
-def parse_log(text: bytes, whole: bool = True) -> dict[str, Counter]:
+def parse_log(text: bytes) -> dict[str, Counter]:
     """Return the newest readable counter of each kind of bridge."""
-    if not whole:
-        text = text.partition(b"\n")[2]  # what is left of a line can look like another
     last = next(filter(None, map(moment, reversed(re.findall(rb"(?m)^" + STAMP, text)))), None)
     counters = {}
     for found in COUNTER.finditer(text):
@@ -534,57 +525,53 @@ def parse_log(text: bytes, whole: bool = True) -> dict[str, Counter]:
     return counters
 
 
-def read_log(connection: Connection) -> str:
+def read_log(server: Server) -> str:
     """Read the newest counters from an MMP's log, a job; each step back is one round trip."""
-    connection.open()
-    connection.enter("reading the log")
-    with connection.client.open_sftp() as sftp, sftp.open("log") as file:
+    server.open()
+    server.enter("reading the log")
+    with server.client.open_sftp() as sftp, sftp.open("log") as file:
         size = start = file.stat().st_size or 0
         text = b""
         for mebibytes in LOG_STEPS:
             end, start = start, max(0, size - mebibytes * MIB)
             text = b"".join(file.readv([(start, end - start)])) + text
-            connection.look.counters = parse_log(text, whole=start == 0)
-            if start == 0 or connection.look.wanted <= connection.look.counters.keys():
+            lines = text.partition(b"\n")[2] if start else text  # a line's end can look like one
+            server.counters = parse_log(lines)
+            if not start or server.wanted <= server.counters.keys():
                 break
+    return trusted(server)
+
+
+def read_saved_log(server: Server) -> str:
+    """Read the newest counters from the end of a saved log, plain or .gz, a job."""
+    server.enter("reading the log")
+    path = Path(server.address)
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        server.counters = parse_log(b"".join(collections.deque(file, SAVED_LINES)))
+    server.wanted = set(server.counters) or {WEB, CALL}
+    return trusted(server)
+
+
+def trusted(server: Server) -> str:
+    """Return what was done, if the log's counters can be counted on; raises Trouble."""
+    for bridge in sorted(server.wanted - server.counters.keys()):
+        elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
+        hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
+        raise Trouble(f"Its log has no readable {bridge} counter.{hint}")
+    if CALL in server.wanted and server.counters[CALL].age > SECONDS_FRESH:
+        stamp = server.counters[CALL].stamp
+        raise Trouble(f"Its newest Call Bridge counter, {stamp}, is too old.")
     return "read"
 
 
-def look_at_file(path: Path) -> Look:
-    """Read the newest counters from a saved log, plain or .gz."""
-    look, text = Look(str(path), {WEB, CALL}), b""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            while data := file.read(LOG_STEPS[-1] * MIB):
-                text = (text + data)[-LOG_STEPS[-1] * MIB :]
-            look.counters = parse_log(text, whole=file.tell() == len(text))
-        look.wanted, look.reason = set(look.counters) or look.wanted, ""
-    except (OSError, EOFError, zlib.error) as error:
-        look.reason = f"It cannot be read: {error!s}"
-    return look
-
-
-def what_is_wrong(look: Look) -> str:
-    """Return why a log's counters cannot be counted on, if they cannot."""
-    if look.reason:
-        return look.reason
-    for bridge in sorted(look.wanted - look.counters.keys()):
-        elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
-        hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
-        return f"Its log has no readable {bridge} counter.{hint}"
-    if CALL in look.wanted and look.counters[CALL].age > SECONDS_FRESH:
-        return f"Its newest Call Bridge counter, {look.counters[CALL].stamp}, is too old."
-    return ""
-
-
-def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
+def count_leaked(servers: Sequence[Server], report: Report) -> tuple[int, int]:
     """Print a table and return the leaked and the active sessions; raises Trouble."""
     rows = [["Server", WEB, "logged", "CMA", "logged"]]
     sums = {WEB: 0, CALL: 0}
-    for look in looks:
-        rows.append([look.name])
+    for server in servers:
+        rows.append([server.address])
         for bridge in sums:
-            counted = look.counters if bridge in look.wanted else {}
+            counted = server.counters if bridge in server.wanted else {}
             figures, stamp, age = counted.get(bridge, Counter((), "", 0))
             full = " FULL" * (bridge == WEB and figures >= (HARD_LIMIT,))
             sums[bridge] += sum(figures[:1])
@@ -593,8 +580,9 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         report.print("  ".join(map(str.ljust, row, widths)).rstrip())
-    wrong = [f"{look.name}: {why}" for look in looks if (why := what_is_wrong(look))]
-    if not wrong and not all(any(bridge in look.counters for look in looks) for bridge in sums):
+    unread = [server for server in servers if not server.done]
+    wrong = [f"{one.address}: {one.reason or 'It was not reached.'}" for one in unread]
+    if not wrong and len({bridge for one in servers for bridge in one.counters}) < len(sums):
         wrong = ["It takes a Web Bridge's log and a Call Bridge's."]
     if wrong:
         why = "Nothing was restarted: the leaked sessions cannot be counted. "
@@ -608,16 +596,16 @@ def count_leaked(looks: Sequence[Look], report: Report) -> tuple[int, int]:
 # ---- The job -------------------------------------------------------------------------------------
 
 
-def restart(connection: Connection) -> str:
+def restart(server: Server) -> str:
     """Restart a Web Bridge, or where this only checks, ask for its settings: a job."""
-    checks = connection.options.check
-    connection.open()
-    text, status = connection.run("webbridge" if checks else RESTART)
-    connection.client.close()
-    said = connection.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
+    checks = server.options.check
+    server.open()
+    text, status = server.run("webbridge" if checks else RESTART)
+    server.client.close()
+    said = server.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
     refused = REFUSED.search(text)
     if refused or status > 0:
-        connection.stage = "reading the answer"  # which leaves no doubt
+        server.stage = "reading the answer"  # which leaves no doubt
         said = printable(refused[1]) if refused else said
         code = f" (exit status {status})" * (status > 0)
         gone = " CMS 3.0 and newer have no Web Bridge 2." * said.lower().startswith("unknown")
@@ -629,37 +617,37 @@ def restart(connection: Connection) -> str:
     return "Enabled: true" if checks else "restarted"
 
 
-def restart_all(connections: Sequence[Connection], report: Report) -> int:
+def restart_all(servers: Sequence[Server], report: Report) -> int:
     """Restart or check all servers, tell how each ends, and return the exit status."""
-    left, good, total = list(connections), 0, len(connections)
-    for connection in take_turns(restart, connections, report.options.parallel, report):
-        left.remove(connection)
-        address = connection.address
-        place = f"[{connections.index(connection) + 1}/{total}] {address}"
-        took = f"{time.monotonic() - connection.began:.1f} s"
-        if connection.reason:
+    left, good, total = list(servers), 0, len(servers)
+    for server in take_turns(restart, servers, report.options.parallel, report):
+        left.remove(server)
+        address = server.address
+        place = f"[{servers.index(server) + 1}/{total}] {address}"
+        took = f"{time.monotonic() - server.began:.1f} s"
+        if server.reason:
             failed = f"Failed to restart webbridge on server {address}. Error:"
-            report.log(failed, connection.reason)
-            report.print(f"{place} FAILED  {took}: {connection.reason}", "stderr")
+            report.log(failed, server.reason)
+            report.print(f"{place} FAILED  {took}: {server.reason}", "stderr")
         else:
             good += 1
             report.log(f"Webbridge on server: {address} restarted successfully")
-            said = f"\n  answered: {connection.said}" * report.options.verbose
-            report.print(f"{place} {connection.done}  {took}{said}")
+            said = f"\n  answered: {server.said}" * report.options.verbose
+            report.print(f"{place} {server.done}  {took}{said}")
     report.print(f"{'Checked' if report.options.check else 'Restarted'}: {good} of {total}.")
     if report.signals:
-        names = ", ".join(connection.address for connection in left) or "none"
+        names = ", ".join(server.address for server in left) or "none"
         raise Trouble(f"Ended by {report.signals[0].name}. Not attempted: {names}")
     return int(good < total or report.log_lost)
 
 
-def look_first(looks: list[Look], connections: Sequence[Connection], report: Report) -> bool:
+def look_first(servers: Sequence[Server], report: Report) -> bool:
     """Count the leaked sessions; return whether to restart; raises Trouble where none can say."""
     options = report.options
-    looks += [connection.look for connection in connections]
-    for connection in take_turns(read_log, connections, len(connections), report):
-        connection.look.reason = connection.reason
-    leaked, active = count_leaked(looks, report)
+    job, parallel = (read_saved_log, 1) if options.from_logs else (read_log, len(servers))
+    for _ in take_turns(job, servers, parallel, report):
+        pass  # the table tells of them all
+    leaked, active = count_leaked(servers, report)
     if options.sessions or options.from_logs:
         return False
     busy = options.max_active is not None and active > options.max_active
@@ -700,10 +688,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connection]]:
-    """Check all that can be checked before the first connection; raises Trouble or OSError.
+def prepare(options: argparse.Namespace) -> tuple[list[Server], list[Server]]:
+    """Check all that can be checked before the first server; raises Trouble or OSError.
 
-    Return the connections to the Web Bridges that were asked for, and those to all bridges.
+    Return the Web Bridges that were asked for, and all servers or saved logs to count sessions in.
     """
     version = paramiko.__version__ if paramiko else "none"
     if not paramiko or int(version.partition(".")[0]) < 4:
@@ -711,11 +699,13 @@ def prepare(options: argparse.Namespace) -> tuple[list[Connection], list[Connect
         raise Trouble(f"This needs paramiko 4.0 or newer, and finds {version}. Run: {install}")
     if not (0 < options.timeout <= 86400 and 0 < options.parallel <= 100):
         raise Trouble("--timeout takes up to 86400 seconds, --parallel up to 100 servers.")
+    if options.from_logs:
+        return [], [Server(0, str(path), options) for path in dict.fromkeys(options.from_logs)]
     web = read_inventory("WEBBRIDGES", WEBBRIDGES, options)
     call = read_inventory("CALLBRIDGES", CALLBRIDGES, options) if CALLBRIDGES else web
-    everywhere: dict[str, Connection] = {}
-    for bridge, connection in [(WEB, one) for one in web] + [(CALL, one) for one in call]:
-        everywhere.setdefault(connection.known_as, connection).look.wanted.add(bridge)
+    everywhere: dict[str, Server] = {}
+    for bridge, server in [(WEB, one) for one in web] + [(CALL, one) for one in call]:
+        everywhere.setdefault(server.known_as, server).wanted.add(bridge)
     chosen = choose(web, options.servers)
     options.password = find_password(options)
     source = options.password_file or "MMP_PASSWORD"
@@ -735,15 +725,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not (options.sessions or options.from_logs):
             report.open_log()
-        looks = [look_at_file(path) for path in dict.fromkeys(options.from_logs or ())]
-        chosen, everywhere = ([], []) if looks else prepare(options)
+        chosen, everywhere = prepare(options)
         status = 1
         hang_up = os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # nohup
         for number in [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * hang_up:
             signal.signal(number, lambda number, _: report.signals.append(signal.Signals(number)))
         conditions = options.if_leaked, options.max_active
-        look = options.sessions or looks or conditions != (None, None)
-        if look and not look_first(looks, everywhere, report):
+        look = options.sessions or options.from_logs or conditions != (None, None)
+        if look and not look_first(everywhere, report):
             return int(report.log_lost)
         return restart_all(chosen, report)
     except (Trouble, OSError) as error:

@@ -163,7 +163,7 @@ def test_a_call_bridge_counter_of_15_minutes_ago_counts(run: Run, mmp: Simulated
 def test_a_server_without_that_log(run: Run, mmp: SimulatedMMP) -> None:
     mmp.log = Path("/nowhere/log")
     ran = run([mmp], "--sessions")
-    assert f"{mmp.address}: Its log cannot be read over SFTP: " in ran.err
+    assert f"{mmp.address}: Its log cannot be read: " in ran.err
     assert (ran.status, ran.log) == (1, [])
 
 
@@ -430,8 +430,8 @@ def test_saved_logs_plain_and_packed(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.gz", gzip.compress(log(9, 0, 0))[:-9], "It cannot be read: "),
-        ("a.gz", b"no gzip", "It cannot be read: "),
+        ("a.gz", gzip.compress(log(9, 0, 0))[:-9], "Its log cannot be read: "),
+        ("a.gz", b"no gzip", "Its log cannot be read: "),
         ("a.log", b"nothing here\n", "Its log has no readable Call Bridge counter."),
         ("a.log", (web(3) + end()).encode(), "It takes a Web Bridge's log and a Call Bridge's."),
     ],
@@ -448,5 +448,5 @@ def test_saved_logs_that_do_not_do(
 
 def test_a_saved_log_that_is_not_there(run: Run, tmp_path: Path) -> None:
     ran = run([], "--from-logs", str(tmp_path / "none"))
-    assert f"{tmp_path / 'none'}: It cannot be read: [Errno 2] No such file" in ran.err
+    assert f"{tmp_path / 'none'}: Its log cannot be read: [Errno 2] No such file" in ran.err
     assert ran.status == 1
