@@ -387,18 +387,16 @@ class Server:
         channel.settimeout(TICK)
         self.enter(f"waiting for the answer to '{command}'")
         channel.exec_command(command)
-        text, until = bytearray(), float("inf")
-        while time.monotonic() < until or channel.recv_ready():
+        text, data, until = bytearray(), b"some", float("inf")
+        while data and (time.monotonic() < until or channel.recv_ready()):
             with contextlib.suppress(socket.timeout):
                 data = channel.recv(1 << 16)
                 text += data
-                if not data:
-                    channel.status_event.wait(SECONDS_FOR_STATUS)
-                    break
             if len(text) > ANSWER_MOST:
                 raise Trouble("The answer has no end.")
             if channel.exit_status_ready():  # a child of the command may keep the channel open
                 until = min(until, time.monotonic() + SECONDS_FOR_REST)
+        channel.status_event.wait(SECONDS_FOR_STATUS)
         return bytes(text).replace(b"\r", b"\n"), channel.exit_status
 
     def fail(self, error: Exception) -> None:
