@@ -154,7 +154,7 @@ class Report:
         if stream == "stderr" or not self.options.quiet:
             say(stream, f"{text}\n")
 
-    def show_waiting(self, servers: Sequence[Server]) -> None:
+    def show_waiting(self, servers: list[Server]) -> None:
         """On a terminal, show who is waited for; the next line takes the place of this."""
         if sys.stdout and sys.stdout.isatty() and not self.options.quiet:
             text = ", ".join(server.address for server in servers)[:70]
@@ -275,10 +275,7 @@ REASONS = {
 
 
 class Server:
-    """A server's MMP and the SSH connection to it, or a saved log that stands for a server.
-
-    Another thread may close the connection; nothing is sent after that.
-    """
+    """A server and the SSH connection to its MMP, or a saved log, which stands for one server."""
 
     def __init__(self, number: object, address: str, options: argparse.Namespace) -> None:
         self.number, self.address, self.options = number, address, options
@@ -400,10 +397,7 @@ class Server:
         return bytes(text).replace(b"\r", b"\n"), channel.exit_status
 
     def fail(self, error: Exception) -> None:
-        """Give it a reason that a person can act on, found by type and stage, never by text.
-
-        Close it, too, which ends also what heeds no timeout: waiting for a status, for exec.
-        """
+        """Close it, for a reason that a person can act on, found by type and stage, not by text."""
         self.closed.set()  # before the look at the stage: nothing is sent from here on
         names = [kind.__name__ for kind in type(error).__mro__]
         keys = [key for name in names for key in (f"{self.stage}: {name}", name) if key in REASONS]
@@ -411,7 +405,7 @@ class Server:
         reason = REASONS[keys[0]].format_map({**globals(), **vars(self), **more})
         doubt = " The restart may or may not have happened: look before you repeat it."
         self.reason = self.reason or reason + doubt * (RESTART in self.stage)
-        self.client.close()  # after that, or what this ends would give a reason of its own
+        self.client.close()  # last: what this ends, such as a wait without timeout, fails as well
 
     def start(self, job: Job, ended: threading.Event) -> None:
         """Do a job in a thread of its own; it leaves what it did, or the reason why it did not."""
@@ -432,9 +426,7 @@ class Server:
 Job = Callable[[Server], str]  # returns what it did; raises Trouble and what paramiko raises
 
 
-def take_turns(
-    job: Job, servers: Sequence[Server], parallel: int, report: Report
-) -> Iterator[Server]:
+def take_turns(job: Job, servers: list[Server], parallel: int, report: Report) -> Iterator[Server]:
     """Do the job at so many servers at a time; yield each that has ended, until a signal comes."""
     waiting, under_way, ended = list(servers), list[Server](), threading.Event()
     seconds = report.options.timeout
@@ -557,12 +549,11 @@ def trusted(server: Server) -> str:
         hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
         raise Trouble(f"Its log has no readable {bridge} counter.{hint}")
     if CALL in server.wanted and server.counters[CALL].age > SECONDS_FRESH:
-        stamp = server.counters[CALL].stamp
-        raise Trouble(f"Its newest Call Bridge counter, {stamp}, is too old.")
+        raise Trouble(f"Its newest Call Bridge counter, {server.counters[CALL].stamp}, is too old.")
     return "read"
 
 
-def count_leaked(servers: Sequence[Server], report: Report) -> tuple[int, int]:
+def count_leaked(servers: list[Server], report: Report) -> tuple[int, int]:
     """Print a table and return the leaked and the active sessions; raises Trouble."""
     rows = [["Server", WEB, "logged", "CMA", "logged"]]
     sums = {WEB: 0, CALL: 0}
@@ -578,9 +569,8 @@ def count_leaked(servers: Sequence[Server], report: Report) -> tuple[int, int]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         report.print("  ".join(map(str.ljust, row, widths)).rstrip())
-    unread = [server for server in servers if not server.done]
-    wrong = [f"{one.address}: {one.reason or 'It was not reached.'}" for one in unread]
-    if not wrong and len({bridge for one in servers for bridge in one.counters}) < len(sums):
+    wrong = [f"{s.address}: {s.reason or 'It was not reached.'}" for s in servers if not s.done]
+    if not wrong and len({bridge for s in servers for bridge in s.counters}) < len(sums):
         wrong = ["It takes a Web Bridge's log and a Call Bridge's."]
     if wrong:
         why = "Nothing was restarted: the leaked sessions cannot be counted. "
@@ -615,7 +605,7 @@ def restart(server: Server) -> str:
     return "Enabled: true" if checks else "restarted"
 
 
-def restart_all(servers: Sequence[Server], report: Report) -> int:
+def restart_all(servers: list[Server], report: Report) -> int:
     """Restart or check all servers, tell how each ends, and return the exit status."""
     left, good, total = list(servers), 0, len(servers)
     for server in take_turns(restart, servers, report.options.parallel, report):
@@ -639,7 +629,7 @@ def restart_all(servers: Sequence[Server], report: Report) -> int:
     return int(good < total or report.log_lost)
 
 
-def look_first(servers: Sequence[Server], report: Report) -> bool:
+def look_first(servers: list[Server], report: Report) -> bool:
     """Count the leaked sessions; return whether to restart; raises Trouble where none can say."""
     options = report.options
     job, parallel = (read_saved_log, 1) if options.from_logs else (read_log, len(servers))
@@ -687,10 +677,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def prepare(options: argparse.Namespace) -> tuple[list[Server], list[Server]]:
-    """Check all that can be checked before the first server; raises Trouble or OSError.
-
-    Return the Web Bridges that were asked for, and all servers or saved logs to count sessions in.
-    """
+    """Return the servers to restart, and those to count in; raises Trouble or OSError."""
     version = paramiko.__version__ if paramiko else "none"
     if not paramiko or int(version.partition(".")[0]) < 4:
         install = f'"{sys.executable}" -m pip install "paramiko>=4.0"'
