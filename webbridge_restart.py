@@ -80,6 +80,7 @@ __version__ = "1.0.0"
 SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start in other directories
 TICK = 0.1  # seconds between two looks at the clock, and at a silent server's exit status
 RESTART = "webbridge restart"
+STORE = "--check --accept-new-host-keys"
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
 REFUSED = re.compile(
     rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"  # colours and the like; never without bound
@@ -231,10 +232,8 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
                 if new:  # there is none of a type that paramiko does not know
                     known.add(name, new.key.get_name(), new.key)
         except Exception:  # of the eight types that a spoilt line raises, none is worth a name
-            raise Trouble(
-                f"{path}, line {number}, is no host key that can be used. Delete the line; "
-                "--check --accept-new-host-keys stores that server's key again."
-            ) from None
+            why = f"{path}, line {number}, is no host key that can be used. Delete the line;"
+            raise Trouble(f"{why} {STORE} stores that server's key again.") from None
     return known
 
 
@@ -254,7 +253,7 @@ REASONS = {
     "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
     "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
     "No password was sent. Only if that is right, delete the server's lines from "
-    "{options.known_hosts} and store the new key with --check --accept-new-host-keys.",
+    "{options.known_hosts} and store the new key with {STORE}.",
     "IncompatiblePeer": "The server and paramiko {paramiko.__version__} have no algorithm in "
     'common. For one that speaks only SHA-1: "{sys.executable}" -m pip install "paramiko<5"',
     "BadAuthenticationType": "The server takes no password, only {error.allowed_types!s:.300}.",
@@ -340,10 +339,8 @@ class Server:
         """Refuse or store an unknown key: paramiko calls this before the login."""
         shown = f"{key.get_name()} {key.fingerprint}"
         if not self.options.accept_new_host_keys:
-            raise Trouble(
-                f"The server's host key is not known: {shown}. Compare it with the server's own, "
-                "then store it with --check --accept-new-host-keys."
-            )
+            how = f"Compare it with the server's own, then store it with {STORE}."
+            raise Trouble(f"The server's host key is not known: {shown}. {how}")
         try:
             path = self.options.known_hosts
             torn = "\n" * bool(path.exists() and read_lines(path)[-1])  # by an editor
