@@ -404,15 +404,8 @@ class Server:
         self.reason = self.reason or reason + doubt * (RESTART in self.stage)
         self.client.close()  # last: what this ends, such as a wait without timeout, fails as well
 
-    def start(self, job: Job, ended: threading.Event) -> None:
-        """Do a job in a thread of its own; it leaves what it did, or the reason why it did not."""
-        self.began, self.done, self.reason = time.monotonic(), "", ""
-        try:
-            threading.Thread(target=self.work, args=(job, ended), daemon=True).start()
-        except RuntimeError as error:  # the system has no more threads
-            self.fail(error)
-
-    def work(self, job: Job, ended: threading.Event) -> None:
+    def work(self, job: Callable[[Server], str], ended: threading.Event) -> None:
+        """Do a job, in a thread of its own; leave what was done, or the reason why it was not."""
         try:
             self.done = job(self)
         except Exception as error:  # one server's trouble of any kind must not stop the others
@@ -420,17 +413,21 @@ class Server:
         ended.set()
 
 
-Job = Callable[[Server], str]  # returns what it did; raises Trouble and what paramiko raises
-
-
-def take_turns(job: Job, servers: list[Server], parallel: int, report: Report) -> Iterator[Server]:
+def take_turns(
+    job: Callable[[Server], str], servers: list[Server], parallel: int, report: Report
+) -> Iterator[Server]:
     """Do the job at so many servers at a time; yield each that has ended, until a signal comes."""
     waiting, under_way, ended = list(servers), list[Server](), threading.Event()
     seconds = report.options.timeout
     while under_way or (waiting and not report.signals):
         while waiting and len(under_way) < parallel and not report.signals:
-            under_way.append(waiting.pop(0))
-            under_way[-1].start(job, ended)
+            server = waiting.pop(0)
+            server.began, server.done = time.monotonic(), ""
+            under_way.append(server)
+            try:
+                threading.Thread(target=server.work, args=(job, ended), daemon=True).start()
+            except RuntimeError as error:  # the system has no more threads
+                server.fail(error)
         report.show_waiting(under_way)
         ended.wait(TICK)
         ended.clear()
