@@ -125,7 +125,7 @@ class Report:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.log_file: Path | None = None
+        self.log_file = Path(os.devnull)
         self.log_lost = False
         self.signals: list[signal.Signals] = []
 
@@ -135,20 +135,18 @@ class Report:
         if path.is_fifo():  # which can wait for its reader for ever
             raise Trouble(f"Cannot use {path}: it is a pipe.")
         path.open("ab").close()
-        self.log_file = None if self.options.check else path
+        self.log_file = self.log_file if self.options.check else path
 
     def log(self, *messages: str) -> None:
         """Append the messages in one write, so that runs side by side never mix inside it."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
         text = "".join(f"{now} {message}\n" for message in messages)
-        if self.log_file:
-            try:
-                with self.log_file.open("a", 1 << 20, "utf-8", "backslashreplace") as file:
-                    file.write("\n" * self.log_lost + text)  # behind a part of a line
-            except OSError as error:
-                self.log_lost = True
-                why = f"{self.log_file} takes no lines: {error.strerror}."
-                self.print(f"{why} Lost:\n{text}", "stderr")
+        try:
+            with self.log_file.open("a", 1 << 20, "utf-8", "backslashreplace") as file:
+                file.write("\n" * self.log_lost + text)  # behind a part of a line
+        except OSError as error:
+            self.log_lost = True
+            self.print(f"{self.log_file} takes no lines: {error.strerror}. Lost:\n{text}", "stderr")
 
     def print(self, text: str, stream: str = "stdout") -> None:
         self.show_waiting([])
