@@ -248,6 +248,7 @@ REASONS = {
     "connecting: OSError": "Cannot connect to {host} port {port}: {text}.",
     "connecting: SSHException": "No usable SSH answer from {host} port {port}: is it "
     "the MMP's address, or is the server overloaded?",
+    "storing the host key: OSError": "Cannot store the host key: {error.strerror}.",
     "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
     "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
     "No password was sent. Only if that is right, delete the server's lines from "
@@ -281,8 +282,7 @@ class Server:
         self.closed = threading.Event()
         self.stage = "connecting"
         self.began = 0.0  # time.monotonic()
-        self.done = self.reason = self.said = ""
-        self.new_keys: list[str] = []
+        self.done = self.reason = self.said = self.news = ""
         self.wanted: set[str] = set()  # the bridges whose counters its log should have
         self.counters: dict[str, Counter] = {}
 
@@ -339,14 +339,12 @@ class Server:
         if not self.options.accept_new_host_keys:
             how = f"Compare it with the server's own, then store it with {STORE}."
             raise Trouble(f"The server's host key is not known: {shown}. {how}")
-        try:
-            path = self.options.known_hosts
-            torn = "\n" * bool(path.exists() and read_lines(path)[-1])  # by an editor
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"{torn}{name} {key.get_name()} {key.get_base64()}\n")
-        except OSError as error:
-            raise Trouble(f"Cannot store the host key: {error.strerror}.") from None
-        self.new_keys.append(f"New host key of {self.address}: {shown}")
+        self.enter("storing the host key")
+        path = self.options.known_hosts
+        torn = "\n" * bool(path.exists() and read_lines(path)[-1])  # by an editor
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{torn}{name} {key.get_name()} {key.get_base64()}\n")
+        self.news = f"New host key of {self.address}: {shown}"
 
     def authenticate(self, transport: paramiko.Transport) -> None:
         """Send the password, once: paramiko calls this when the host key is verified.
@@ -420,7 +418,7 @@ def take_turns(
     while under_way or (waiting and not report.signals):
         while waiting and len(under_way) < parallel and not report.signals:
             server = waiting.pop(0)
-            server.began, server.done = time.monotonic(), ""
+            server.began, server.done, server.news = time.monotonic(), "", ""
             under_way.append(server)
             try:
                 threading.Thread(target=server.work, args=(job, ended), daemon=True).start()
@@ -436,8 +434,8 @@ def take_turns(
                 server.fail(InterruptedError(why))
             if server.done or server.reason:
                 under_way.remove(server)
-                while server.new_keys:
-                    report.print(server.new_keys.pop())
+                if server.news:
+                    report.print(server.news)
                 yield server
 
 
