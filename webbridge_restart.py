@@ -187,29 +187,23 @@ def read_inventory(name: str, inventory: object, options: argparse.Namespace) ->
     return list(servers.values())
 
 
-def choose(servers: list[Server], wanted: Sequence[str]) -> list[Server]:
-    """Return those that were asked for by number or address, or all; raises Trouble."""
-    names = [name for one in servers for name in (str(one.number), one.address)]
-    for name in wanted:
-        if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-            raise Trouble(f"WEBBRIDGES has no server {name}. The nearest is {nearest}.")
-    return [s for s in servers if not wanted or {str(s.number), s.address} & {*wanted}]
-
-
 def find_password(options: argparse.Namespace) -> str:
     """Return the password from the first place that has one; raises Trouble or OSError."""
     file = options.password_file
     for path in (file, SCRIPT if MMP_PASSWORD else None):
         if path and os.name == "posix" and path.stat().st_mode & 0o077:
             raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
+    password = os.environ.get("MMP_PASSWORD") or (read_lines(file)[0] if file else MMP_PASSWORD)
     if options.ask_password:
+        password = ""
         if not (sys.stdin and sys.stdin.isatty()):
             raise Trouble("--ask-password finds no terminal to ask on.")
         with contextlib.suppress(EOFError, UnicodeDecodeError):
-            return getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
-        return ""
-    return os.environ.get("MMP_PASSWORD") or (read_lines(file)[0] if file else MMP_PASSWORD)
+            password = getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
+    for what, text in (("MMP_USERNAME", MMP_USERNAME), (file or "MMP_PASSWORD", password)):
+        if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):
+            raise Trouble(f"{what} is empty or no text. README.md names the ways to set it.")
+    return password
 
 
 def read_known_hosts(path: Path) -> paramiko.HostKeys:
@@ -681,14 +675,15 @@ def prepare(options: argparse.Namespace) -> tuple[list[Server], list[Server]]:
     everywhere: dict[str, Server] = {}
     for bridge, server in [(WEB, one) for one in web] + [(CALL, one) for one in call]:
         everywhere.setdefault(server.known_as, server).wanted.add(bridge)
-    chosen = choose(web, options.servers)
+    names = {name: server for server in web for name in (str(server.number), server.address)}
+    for name in options.servers:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
+            raise Trouble(f"WEBBRIDGES has no server {name}. The nearest is {nearest}.")
+    wanted = [names[name] for name in options.servers] or web
     options.password = find_password(options)
-    source = options.password_file or "MMP_PASSWORD"
-    for what, text in (("MMP_USERNAME", MMP_USERNAME), (source, options.password)):
-        if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):
-            raise Trouble(f"{what} is empty or no text. README.md names the ways to set it.")
     options.known_keys = read_known_hosts(options.known_hosts)
-    return chosen, list(everywhere.values())
+    return [server for server in web if server in wanted], list(everywhere.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
