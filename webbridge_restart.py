@@ -341,11 +341,9 @@ class Server:
         self.news = f"New host key of {self.address}: {shown}"
 
     def authenticate(self, transport: paramiko.Transport) -> None:
-        """Send the password, once: paramiko calls this when the host key is verified.
-
-        Its own login sends it before it knows whether the server takes one, and answers every
-        question with it, so that one that has expired is offered as the new one.
-        """
+        """Send the password, once: paramiko calls this when the host key is verified."""
+        # Its own login sends it before it knows whether the server takes one, and answers every
+        # question with it, so that one that has expired is offered as the new one.
         self.enter("logging in")
         transport.set_keepalive(30)  # after a look at the log, a restart may be long in coming
         answers, more = [self.options.password], []
@@ -594,16 +592,15 @@ def restart_all(servers: list[Server], report: Report) -> int:
     left, good, total = list(servers), 0, len(servers)
     for server in take_turns(restart, servers, report.options.parallel, report):
         left.remove(server)
-        address = server.address
-        place = f"[{servers.index(server) + 1}/{total}] {address}"
+        place = f"[{servers.index(server) + 1}/{total}] {server.address}"
         took = f"{time.monotonic() - server.began:.1f} s"
         if server.reason:
-            failed = f"Failed to restart webbridge on server {address}. Error:"
+            failed = f"Failed to restart webbridge on server {server.address}. Error:"
             report.log(failed, server.reason)
             report.print(f"{place} FAILED  {took}: {server.reason}", "stderr")
         else:
             good += 1
-            report.log(f"Webbridge on server: {address} restarted successfully")
+            report.log(f"Webbridge on server: {server.address} restarted successfully")
             said = f"\n  answered: {server.said}" * report.options.verbose
             report.print(f"{place} {server.done}  {took}{said}")
     report.print(f"{'Checked' if report.options.check else 'Restarted'}: {good} of {total}.")
