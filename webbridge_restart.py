@@ -22,6 +22,7 @@ Exit status: 0 all were restarted (checked, counted), or need not be; 1 at least
 from __future__ import annotations
 
 import argparse
+import ast
 import collections
 import contextlib
 import datetime
@@ -126,7 +127,7 @@ class Report:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.log_file = Path(os.devnull)
-        self.log_lost = False
+        self.log_lost = self.torn = False  # torn: the log ends in a part of a line
         self.signals: list[signal.Signals] = []
 
     def open_log(self) -> None:
@@ -140,10 +141,13 @@ class Report:
     def log(self, *messages: str) -> None:
         """Append the messages in one write, so that runs side by side never mix inside it."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
-        text = "".join(f"{now} {message}\n" for message in messages)
+        text = "".join(f"{now} {message}{os.linesep}" for message in messages)
+        data = (os.linesep * self.torn + text).encode("utf-8", "backslashreplace")
         try:
-            with self.log_file.open("a", 1 << 20, "utf-8", "backslashreplace") as file:
-                file.write("\n" * self.log_lost + text)  # behind a part of a line
+            with self.log_file.open("ab", buffering=0) as file:
+                while data:  # a second time only where the disk is full, to be told so
+                    data = data[file.write(data) :]
+                    self.torn = bool(data)
         except OSError as error:
             self.log_lost = True
             self.print(f"{self.log_file} takes no lines: {error.strerror}. Lost:\n{text}", "stderr")
@@ -180,10 +184,10 @@ def read_inventory(name: str, inventory: object, options: argparse.Namespace) ->
         other = servers.setdefault(server.known_as, server)
         if other is not server:
             raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
-    typed = SCRIPT.read_bytes().partition(b"\n%b" % name.encode())[2].partition(b"}")[0]
-    numbers = re.findall(rb"(?m)^\s*(\w+)\s*:", typed)
-    if len(numbers) > len(set(numbers)):  # of which Python drops the first in silence
-        raise Trouble(f"{name} has a number twice. {edit}")
+    for node in ast.walk(ast.parse(SCRIPT.read_bytes().partition(b"# ---- Limits")[0])):
+        numbers = [key.value for key in getattr(node, "keys", []) if isinstance(key, ast.Constant)]
+        if len(numbers) > len(set(numbers)):  # of which Python drops the first in silence
+            raise Trouble(f"{SCRIPT.name} numbers servers {numbers}: each needs its own number.")
     return list(servers.values())
 
 
@@ -578,7 +582,8 @@ def restart(server: Server) -> str:
         server.stage = "reading the answer"  # which leaves no doubt
         said = printable(refused[1]) if refused else said
         code = f" (exit status {status})" * (status > 0)
-        gone = " CMS 3.0 and newer have no Web Bridge 2." * said.lower().startswith("unknown")
+        unknown = said.lower().startswith("unknown command")
+        gone = " CMS 3.0 and newer have no Web Bridge 2." * unknown
         raise Trouble(f"The server answered: {said}{code}{gone}")
     if checks and not re.search(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b", text):
         raise Trouble(f"The Web Bridge is not enabled. The server answered: {said}")
@@ -592,12 +597,12 @@ def restart_all(servers: list[Server], report: Report) -> int:
     left, good, total = list(servers), 0, len(servers)
     for server in take_turns(restart, servers, report.options.parallel, report):
         left.remove(server)
+        reason = server.reason
         place = f"[{servers.index(server) + 1}/{total}] {server.address}"
         took = f"{time.monotonic() - server.began:.1f} s"
-        if server.reason:
-            failed = f"Failed to restart webbridge on server {server.address}. Error:"
-            report.log(failed, server.reason)
-            report.print(f"{place} FAILED  {took}: {server.reason}", "stderr")
+        if reason:
+            report.log(f"Failed to restart webbridge on server {server.address}. Error:", reason)
+            report.print(f"{place} FAILED  {took}: {reason}", "stderr")
         else:
             good += 1
             report.log(f"Webbridge on server: {server.address} restarted successfully")
@@ -665,6 +670,8 @@ def prepare(options: argparse.Namespace) -> tuple[list[Server], list[Server]]:
         raise Trouble(f"This needs paramiko 4.0 or newer, and finds {version}. Run: {install}")
     if not (0 < options.timeout <= 86400 and 0 < options.parallel <= 100):
         raise Trouble("--timeout takes up to 86400 seconds, --parallel up to 100 servers.")
+    if min(options.if_leaked or 0, options.max_active or 0) < 0:
+        raise Trouble("--if-leaked and --max-active take no number below 0.")
     if options.from_logs:
         return [], [Server(0, str(path), options) for path in dict.fromkeys(options.from_logs)]
     web = read_inventory("WEBBRIDGES", WEBBRIDGES, options)
@@ -694,8 +701,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.open_log()
         chosen, everywhere = prepare(options)
         status = 1
-        hang_up = os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # nohup
-        for number in [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * hang_up:
+        hang_up = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        for number in [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hang_up else []):
             signal.signal(number, lambda number, _: report.signals.append(signal.Signals(number)))
         conditions = options.if_leaked, options.max_active
         look = options.sessions or options.from_logs or conditions != (None, None)

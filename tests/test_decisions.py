@@ -245,6 +245,27 @@ def test_a_system_without_more_threads(client: Client, run: Run) -> None:
     assert (ran.status, client.commands) == (1, [])
 
 
+def test_who_cuts_off_says_why(client: Client, run: Run) -> None:
+    """The server's own thread ends before the close that woke it has returned, and is not heard."""
+    main, threads_before = threading.current_thread(), set(threading.enumerate())
+    closed = threading.Event()
+
+    def break_off(_: str) -> None:
+        closed.wait(20)
+        raise EOFError
+
+    def close() -> None:
+        closed.set()
+        for thread in set(threading.enumerate()) - threads_before:
+            if threading.current_thread() is main:
+                thread.join(20)
+
+    client.channel.exec_command.side_effect = break_off
+    client.mock.close.side_effect = close
+    ran = run([ADDRESS], "--timeout", "0.2")
+    assert ran.log == failed(ADDRESS, f"Cut off after 0.2 s {WAITING}. {DOUBT}")
+
+
 def test_what_has_ended_is_told_before_the_clock_is_looked_at(
     client: Client, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

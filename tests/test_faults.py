@@ -727,7 +727,7 @@ EDIT = (
 LISTS_NONE = "{0} lists no server. " + EDIT
 NO_SERVER = "{0} has {1!r}: {2!r}, that is no server. " + EDIT
 TWICE = "{0} lists {1} as 1 and as 3. " + EDIT
-NUMBER_TWICE = "{0} has a number twice. " + EDIT
+NUMBER_TWICE = "webbridge_restart.py numbers servers {}: each needs its own number."
 NO_TEXT = "{0} is empty or no text. README.md names the ways to set it."
 LIST = ["10.0.0.1", "10.0.0.2"]
 
@@ -793,10 +793,34 @@ def test_block_with_a_wrong_call_bridge(
     assert_refused(start, NO_SERVER.format("CALLBRIDGES", 2, "10.0.0.999"))
 
 
-def test_block_with_one_number_twice(start: Callable[..., Ran], script: Path) -> None:
-    text = Path(webbridge_restart.__file__).read_text(encoding="utf-8")
-    script.write_text(text.replace('    2: "', '    1: "', 1), encoding="utf-8")
-    assert_refused(start, NUMBER_TWICE.format("WEBBRIDGES"))
+@pytest.mark.parametrize(
+    ("block", "numbers"),
+    [
+        (
+            'WEBBRIDGES = {\n    1: "10.0.0.1",\n    2: "10.0.0.2",\n    1: "10.0.0.3",\n}',
+            "[1, 2, 1]",
+        ),
+        ('WEBBRIDGES = {1: "10.0.0.1", 1: "10.0.0.2"}', "[1, 1]"),
+        ('WEBBRIDGES = {\n    1: "10.0.0.1",  # rack {A}\n    1: "10.0.0.2",\n}', "[1, 1]"),
+        ('WEBBRIDGES = {1: "10.0.0.1"}\nCALLBRIDGES = {3: "10.0.0.1", 3: "10.0.0.2"}', "[3, 3]"),
+    ],
+)
+def test_block_with_one_number_twice(
+    start: Callable[..., Ran], script: Path, block: str, numbers: str
+) -> None:
+    """Python keeps the last of them, and says nothing of the others."""
+    script.write_text(f"{block}\n\n# ---- Limits ----\nNO_BLOCK = {{1: 1, 1: 2}}\n", "utf-8")
+    assert_refused(start, NUMBER_TWICE.format(numbers))
+
+
+def test_block_with_one_number_in_each_dict_and_in_a_comment(
+    start: Callable[..., Ran], script: Path
+) -> None:
+    block = (
+        'WEBBRIDGES = {\n    1: "10.0.0.1",\n    # 1: "10.0.0.2",\n}\nCALLBRIDGES = {1: "cms1"}\n'
+    )
+    script.write_text(f"{block}# ---- Limits ----\n", "utf-8")
+    assert start("3").err == "WEBBRIDGES has no server 3. The nearest is 10.0.0.1.\n"
 
 
 @pytest.mark.parametrize("value", ["", None, 0, 12345, b"admin", ["admin"]], ids=repr)

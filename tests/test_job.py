@@ -211,6 +211,14 @@ def test_a_signal_ends_the_run(run: Run) -> None:
     assert (ran.status, never.connections) == (143, 0)
 
 
+def test_a_system_without_sighup(
+    run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows is."""
+    monkeypatch.delattr(signal, "SIGHUP", raising=False)
+    assert run([mmp]).log == [restarted(mmp)]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_what_the_log_does_not_take_is_told(run: Run, mmp: SimulatedMMP) -> None:
     ran = run([mmp], "--log-file", "/dev/full")
@@ -218,6 +226,28 @@ def test_what_the_log_does_not_take_is_told(run: Run, mmp: SimulatedMMP) -> None
     assert ran.err.startswith(lost)
     assert unstamped(ran.err[len(lost) :].rstrip("\n")) == [restarted(mmp)]
     assert (ran.status, mmp.commands) == (1, ["webbridge restart"])
+
+
+def test_a_log_that_takes_lines_again(run: Run, mmp: SimulatedMMP, log_file: Path) -> None:
+    """What is lost meanwhile leaves no trace in it, and the exit status does not forget."""
+    away = log_file.with_name("away")
+
+    def take_away(channel: Channel) -> None:
+        log_file.rename(away)
+        log_file.mkdir()
+        answer()(channel)
+
+    def give_back(channel: Channel) -> None:
+        log_file.rmdir()
+        away.rename(log_file)
+        answer()(channel)
+
+    with SimulatedMMP() as second, SimulatedMMP() as third, SimulatedMMP() as fourth:
+        second.restart, third.restart = take_away, give_back
+        ran = run([mmp, second, third, fourth])
+    assert ran.log == [restarted(mmp), restarted(third), restarted(fourth)]
+    assert unstamped(ran.err.splitlines()[1]) == [restarted(second)]
+    assert ran.status == 1
 
 
 def test_the_last_line_counts(run: Run, mmp: SimulatedMMP) -> None:

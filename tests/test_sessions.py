@@ -450,3 +450,15 @@ def test_a_saved_log_that_is_not_there(run: Run, tmp_path: Path) -> None:
     ran = run([], "--from-logs", str(tmp_path / "none"))
     assert f"{tmp_path / 'none'}: Its log cannot be read: [Errno 2] No such file" in ran.err
     assert ran.status == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such pipes")
+def test_a_saved_log_from_a_pipe(run: Run) -> None:
+    """As a shell's <(ssh syslog cat cms1.log) gives it."""
+    reader, writer = os.pipe()
+    os.write(writer, log(100, 10, 11))
+    os.close(writer)
+    ran = run([], "--from-logs", f"/dev/fd/{reader}")
+    os.close(reader)
+    assert "Leaked: 90 (100 Web Bridge, 10 active CMA sessions).\n" in ran.out
+    assert ran.status == 0

@@ -224,6 +224,12 @@ def test_limits_out_of_range_are_refused(run: Run, mmp: SimulatedMMP, options: l
     assert refused(run, [mmp], *options) == sentence
 
 
+@pytest.mark.parametrize("option", ["--if-leaked", "--max-active"])
+def test_conditions_below_zero_are_refused(run: Run, mmp: SimulatedMMP, option: str) -> None:
+    sentence = "--if-leaked and --max-active take no number below 0."
+    assert refused(run, [mmp], option, "-1") == sentence
+
+
 @pytest.mark.parametrize(
     "options", [["--timeout", "x"], ["--bogus"], ["--acc"], ["--check", "--sessions"]]
 )
