@@ -136,7 +136,8 @@ class Report:
         if path.is_fifo():  # which can wait for its reader for ever
             raise Trouble(f"Cannot use {path}: it is a pipe.")
         path.open("ab").close()
-        self.log_file = self.log_file if self.options.check else path
+        if not self.options.check:
+            self.log_file = path
 
     def log(self, *messages: str) -> None:
         """Append the messages in one write, so that runs side by side never mix inside it."""
