@@ -126,7 +126,7 @@ class Report:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.log_file = Path(os.devnull)
+        self.log_file: Path | None = None
         self.log_lost = self.torn = False  # torn: the log ends in a part of a line
         self.signals: list[signal.Signals] = []
 
@@ -136,11 +136,12 @@ class Report:
         if path.is_fifo():  # which can wait for its reader for ever
             raise Trouble(f"Cannot use {path}: it is a pipe.")
         path.open("ab").close()
-        if not self.options.check:
-            self.log_file = path
+        self.log_file = None if self.options.check else path
 
     def log(self, *messages: str) -> None:
         """Append the messages in one write, so that runs side by side never mix inside it."""
+        if not self.log_file:
+            return
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
         text = "".join(f"{now} {message}{os.linesep}" for message in messages)
         data = (os.linesep * self.torn + text).encode("utf-8", "backslashreplace")
@@ -177,6 +178,7 @@ def read_inventory(name: str, inventory: object, options: argparse.Namespace) ->
     servers: dict[str, Server] = {}
     for number, address in inventory.items():
         try:
+            number += 0  # a TypeError, where it is no number
             server = Server(number, address.strip(), options)
             server.locate()
         except (AttributeError, TypeError, ValueError):
@@ -198,11 +200,12 @@ def find_password(options: argparse.Namespace) -> str:
     for path in (file, SCRIPT if MMP_PASSWORD else None):
         if path and os.name == "posix" and path.stat().st_mode & 0o077:
             raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
-    password = os.environ.get("MMP_PASSWORD") or (read_lines(file)[0] if file else MMP_PASSWORD)
-    if options.ask_password:
-        password = ""
-        if not (sys.stdin and sys.stdin.isatty()):
-            raise Trouble("--ask-password finds no terminal to ask on.")
+    password = ""
+    if not options.ask_password:
+        password = os.environ.get("MMP_PASSWORD") or (read_lines(file)[0] if file else MMP_PASSWORD)
+    elif not (sys.stdin and sys.stdin.isatty()):
+        raise Trouble("--ask-password finds no terminal to ask on.")
+    else:
         with contextlib.suppress(EOFError, UnicodeDecodeError):
             password = getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
     for what, text in (("MMP_USERNAME", MMP_USERNAME), (file or "MMP_PASSWORD", password)):
@@ -247,7 +250,7 @@ REASONS = {
     "connecting: OSError": "Cannot connect to {host} port {port}: {text}.",
     "connecting: SSHException": "No usable SSH answer from {host} port {port}: is it "
     "the MMP's address, or is the server overloaded?",
-    "storing the host key: OSError": "Cannot store the host key: {error.strerror}.",
+    "storing the host key: OSError": "Cannot write to {options.known_hosts}: {error.strerror}.",
     "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
     "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
     "No password was sent. Only if that is right, delete the server's lines from "
@@ -262,6 +265,7 @@ REASONS = {
     "ChannelException": "The server opens no session (code {error.code}): are too many open?",
     "reading the log: SSHException": "Its log cannot be read: does {MMP_USERNAME} have SFTP?",
     "reading the log: OSError": "Its log cannot be read: {text}",
+    "reading the log: Exception": "Its log cannot be read: {text}",
     "reading the log: EOFError": "Its log cannot be read: it breaks off.",
     "InterruptedError": "Cut off {text} while {stage}.",
     "EOFError": "The connection broke off while {stage}.",
@@ -388,14 +392,16 @@ class Server:
 
     def fail(self, error: Exception) -> None:
         """Close it, for a reason that a person can act on, found by type and stage, not by text."""
+        if self.closed.is_set():
+            return  # who closes it says why
         self.closed.set()  # before the look at the stage: nothing is sent from here on
         names = [kind.__name__ for kind in type(error).__mro__]
         keys = [key for name in names for key in (f"{self.stage}: {name}", name) if key in REASONS]
         more = {"error": error, "text": printable(str(error)), "kind": names[0]}
         reason = REASONS[keys[0]].format_map({**globals(), **vars(self), **more})
         doubt = " The restart may or may not have happened: look before you repeat it."
-        self.reason = self.reason or reason + doubt * (RESTART in self.stage)
-        self.client.close()  # last: what this ends, such as a wait without timeout, fails as well
+        self.reason = reason + doubt * (RESTART in self.stage)
+        self.client.close()  # which ends waits that heed no timeout
 
     def work(self, job: Callable[[Server], str], ended: threading.Event) -> None:
         """Do a job, in a thread of its own; leave what was done, or the reason why it was not."""
@@ -442,7 +448,6 @@ WEB, CALL = "Web Bridge", "Call Bridge"
 HARD_LIMIT = 149  # sessions of one Web Bridge, says Cisco's document
 MIB = 1 << 20
 LOG_STEPS = [1, 2, 4, 8, 16]  # MiB from a log's end to look at
-SAVED_LINES = 150_000  # of a saved log's end, about as much
 SECONDS_FRESH = 15 * 60  # a Call Bridge logs its counter every 5 minutes
 CAUTIONS = """This holds only where neither the CMA desktop client nor the iOS client is in use.
 In a cluster, a single server's difference means nothing."""
@@ -524,7 +529,9 @@ def read_saved_log(server: Server) -> str:
     server.enter("reading the log")
     path = Path(server.address)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        server.counters = parse_log(b"".join(collections.deque(file, SAVED_LINES)))
+        end = collections.deque(iter(lambda: file.read(MIB), b""), LOG_STEPS[-1] + 1)
+    text = b"".join(end)
+    server.counters = parse_log(text.partition(b"\n")[2] if len(end) > LOG_STEPS[-1] else text)
     server.wanted = set(server.counters) or {WEB, CALL}
     return trusted(server)
 
@@ -533,7 +540,7 @@ def trusted(server: Server) -> str:
     """Return what was done, if the log's counters can be counted on; raises Trouble."""
     for bridge in sorted(server.wanted - server.counters.keys()):
         elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
-        hint = elsewhere * (bridge == CALL and not CALLBRIDGES)
+        hint = elsewhere * (bridge == CALL and not (CALLBRIDGES or server.options.from_logs))
         raise Trouble(f"Its log has no readable {bridge} counter.{hint}")
     if CALL in server.wanted and server.counters[CALL].age > SECONDS_FRESH:
         raise Trouble(f"Its newest Call Bridge counter, {server.counters[CALL].stamp}, is too old.")
@@ -556,7 +563,8 @@ def count_leaked(servers: list[Server], report: Report) -> tuple[int, int]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         report.print("  ".join(map(str.ljust, row, widths)).rstrip())
-    wrong = [f"{s.address}: {s.reason or 'It was not reached.'}" for s in servers if not s.done]
+    uncounted = [server for server in servers if server.reason or not server.done]
+    wrong = [f"{s.address}: {s.reason or 'It was not reached.'}" for s in uncounted]
     if not wrong and len({bridge for s in servers for bridge in s.counters}) < len(sums):
         wrong = ["It takes a Web Bridge's log and a Call Bridge's."]
     if wrong:
@@ -587,7 +595,7 @@ def restart(server: Server) -> str:
         gone = " CMS 3.0 and newer have no Web Bridge 2." * unknown
         raise Trouble(f"The server answered: {said}{code}{gone}")
     if checks and not re.search(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b", text):
-        raise Trouble(f"The Web Bridge is not enabled. The server answered: {said}")
+        raise Trouble(f"The server does not say that its Web Bridge is enabled, but: {said}")
     if not checks and status != 0 and not re.search(rb"(?m)^[ \t]*SUCCESS:", text):
         raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
     return "Enabled: true" if checks else "restarted"

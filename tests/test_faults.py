@@ -743,6 +743,7 @@ def test_block_that_lists_no_server(
 @pytest.mark.parametrize(
     ("number", "address"),
     [
+        *[("1", "10.0.0.1"), (None, "10.0.0.1"), ("one", "10.0.0.1"), ((1, 2), "10.0.0.1")],
         *[(1, value) for value in (None, 10, 10.0, b"10.0.0.1", ["10.0.0.1"], ("10.0.0.1", 22))],
         *[(1, text) for text in ("", " ", ":22", "[]:22", "10.0.0.1, 10.0.0.2", "10.0.0.1;")],
         *[(1, text) for text in ("https://cms1.example.com", "ssh://10.0.0.1", "10.0.0.1/24")],

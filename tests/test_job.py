@@ -121,14 +121,15 @@ def test_check_asks_and_restarts_nothing(run: Run, mmp: SimulatedMMP) -> None:
     [
         (
             answer(b"Enabled                 : false\n"),
-            "The Web Bridge is not enabled. The server answered: Enabled                 : false",
+            "The server does not say that its Web Bridge is enabled, but: "
+            "Enabled                 : false",
         ),
         (
             answer(b"Unknown command: webbridge\n", 1),
             "The server answered: Unknown command: webbridge (exit status 1) "
             "CMS 3.0 and newer have no Web Bridge 2.",
         ),
-        (answer(b""), "The Web Bridge is not enabled. The server answered: nothing"),
+        (answer(b""), "The server does not say that its Web Bridge is enabled, but: nothing"),
     ],
 )
 def test_check_fails_where_there_is_nothing_to_restart(
@@ -173,7 +174,7 @@ def test_a_new_host_key_goes_on_a_line_of_its_own(
 def test_a_new_host_key_that_cannot_be_stored_gets_no_password(run: Run, mmp: SimulatedMMP) -> None:
     options = ["--accept-new-host-keys", "--known-hosts", "/nowhere/known_hosts"]
     ran = run([mmp], *options)
-    assert ran.log == failed(mmp, "Cannot store the host key: No such file or directory.")
+    assert ran.log == failed(mmp, f"Cannot write to {options[2]}: No such file or directory.")
     assert mmp.passwords == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,39 @@ def test_a_signal_while_the_logs_are_read(run: Run, mmp: SimulatedMMP) -> None:
     assert ran.log[0].startswith("Nothing was restarted: the leaked sessions cannot be counted. ")
     assert ran.log[0].endswith(reason)
     assert (ran.status, mmp.commands, stalling.commands) == (143, [], [])
+
+
+def test_a_log_that_is_read_too_late_does_not_count(
+    run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread ends between the sums, which lack it, and the question who is missing."""
+    cut_off, ended = threading.Event(), threading.Event()
+    parse, work = webbridge_restart.parse_log, webbridge_restart.Server.work
+    tell = webbridge_restart.Report.print
+
+    def parse_late(text: bytes) -> dict[str, Counter]:
+        if b"Stats 7," in text:
+            cut_off.wait(20)
+        return parse(text)
+
+    def work_to_the_end(server: webbridge_restart.Server, *others: object) -> None:
+        work(server, *others)  # type: ignore[arg-type]
+        if server.address == slow.address:
+            ended.set()
+
+    def print_late(*texts: object) -> None:
+        cut_off.set()
+        ended.wait(20)
+        tell(*texts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(webbridge_restart, "parse_log", parse_late)
+    monkeypatch.setattr(webbridge_restart.Server, "work", work_to_the_end)
+    monkeypatch.setattr(webbridge_restart.Report, "print", print_late)
+    mmp.log = log(100, 0, 0)
+    with SimulatedMMP(log=log(7, 9, 9)) as slow:
+        ran = run([mmp, slow], "--if-leaked", "1", "--max-active", "0", "--timeout", "1")
+    assert ran.log[0].endswith(f"{slow.address}: Cut off after 1 s while reading the log.")
+    assert (ran.status, mmp.commands, slow.commands) == (1, [], [])
 
 
 # ---- On condition
@@ -432,7 +466,8 @@ def test_saved_logs_plain_and_packed(run: Run, tmp_path: Path) -> None:
     [
         ("a.gz", gzip.compress(log(9, 0, 0))[:-9], "Its log cannot be read: "),
         ("a.gz", b"no gzip", "Its log cannot be read: "),
-        ("a.log", b"nothing here\n", "Its log has no readable Call Bridge counter."),
+        ("a.gz", gzip.compress(b"")[:10] + b"\xff" * 9, "Its log cannot be read: Error -3 while "),
+        ("a.log", b"nothing here\n", "Its log has no readable Call Bridge counter.\n"),
         ("a.log", (web(3) + end()).encode(), "It takes a Web Bridge's log and a Call Bridge's."),
     ],
 )
@@ -462,3 +497,12 @@ def test_a_saved_log_from_a_pipe(run: Run) -> None:
     os.close(reader)
     assert "Leaked: 90 (100 Web Bridge, 10 active CMA sessions).\n" in ran.out
     assert ran.status == 0
+
+
+def test_a_forged_line_that_begins_where_a_saved_log_is_read_from(run: Run, tmp_path: Path) -> None:
+    rest = (call(10, 11) + end()).encode()
+    saved = tmp_path / "a.log"
+    saved.write_bytes(b"x" * MIB + web(1).encode() + b"-" * 16 * MIB + b"\n" + rest)
+    ran = run([], "--from-logs", str(saved))
+    assert "It takes a Web Bridge's log and a Call Bridge's." in ran.err
+    assert ran.status == 1
