@@ -392,8 +392,8 @@ class Server:
 
     def fail(self, error: Exception) -> None:
         """Close it, for a reason that a person can act on, found by type and stage, not by text."""
-        if self.closed.is_set():
-            return  # who closes it says why
+        if self.closed.is_set() and not isinstance(error, InterruptedError):
+            return  # who closes it says why, and who cuts it off in any case
         self.closed.set()  # before the look at the stage: nothing is sent from here on
         names = [kind.__name__ for kind in type(error).__mro__]
         keys = [key for name in names for key in (f"{self.stage}: {name}", name) if key in REASONS]
@@ -432,7 +432,7 @@ def take_turns(
         ended.clear()
         for server in list(under_way):
             late = time.monotonic() > server.began + seconds
-            if (late or report.signals) and not server.done:
+            if (late or report.signals) and not (server.done or server.reason):
                 why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
                 server.fail(InterruptedError(why))
             if server.done or server.reason:

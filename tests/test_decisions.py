@@ -266,6 +266,19 @@ def test_who_cuts_off_says_why(client: Client, run: Run) -> None:
     assert ran.log == failed(ADDRESS, f"Cut off after 0.2 s {WAITING}. {DOUBT}")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_that_nobody_can_tell_is_cut_off(client: Client, run: Run) -> None:
+    """Whatever goes wrong in a server's own thread, the run ends."""
+
+    class Untold(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    client.answer = [Untold()]
+    ran = run([ADDRESS], "--timeout", "0.5")
+    assert ran.log == failed(ADDRESS, f"Cut off after 0.5 s {WAITING}. {DOUBT}")
+
+
 def test_what_has_ended_is_told_before_the_clock_is_looked_at(
     client: Client, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
