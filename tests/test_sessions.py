@@ -254,6 +254,12 @@ def test_conditions(run: Run, mmp: SimulatedMMP, options: list[str], restarts: b
     assert ran.log == ([restarted(mmp)] if restarts else [nothing])
     assert mmp.commands == (["webbridge restart"] if restarts else [])
     assert (ran.status, ran.err, mmp.passwords) == (0, "", [PASSWORD])
+    assert (f"\n{nothing}\n" in ran.out) is not restarts
+
+
+def test_people_alone_can_be_the_condition(run: Run, mmp: SimulatedMMP) -> None:
+    mmp.log = log(3, 3, 3)
+    assert run([mmp], "--max-active", "3").log == [restarted(mmp)]
 
 
 def test_the_chosen_are_restarted_but_all_are_counted(run: Run, mmp: SimulatedMMP) -> None:
@@ -506,3 +512,22 @@ def test_a_forged_line_that_begins_where_a_saved_log_is_read_from(run: Run, tmp_
     ran = run([], "--from-logs", str(saved))
     assert "It takes a Web Bridge's log and a Call Bridge's." in ran.err
     assert ran.status == 1
+
+
+@pytest.mark.parametrize(("distance", "found"), [(15, True), (20, False)])
+def test_so_much_of_a_saved_logs_end_is_read(
+    run: Run, tmp_path: Path, distance: int, found: bool
+) -> None:
+    """The Web Bridge's counter stands where one piece that is read ends and the next begins."""
+    filler = end().encode()
+    saved = tmp_path / "a.log"
+    saved.write_bytes(
+        b"-" * (MIB - 6)
+        + b"\n"
+        + web(30).encode()
+        + filler * (distance * MIB // len(filler))
+        + (call(10, 11) + end()).encode()
+    )
+    ran = run([], "--from-logs", str(saved))
+    assert ("Leaked: 20 " in ran.out) is found
+    assert ran.status == (0 if found else 1)
