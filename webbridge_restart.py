@@ -187,11 +187,15 @@ def read_inventory(name: str, inventory: object, options: argparse.Namespace) ->
         other = servers.setdefault(server.known_as, server)
         if other is not server:
             raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
+    return list(servers.values())
+
+
+def refuse_repeated_numbers() -> None:
+    """Raises Trouble where a dict above has a number twice: Python drops the first in silence."""
     for node in ast.walk(ast.parse(SCRIPT.read_bytes().partition(b"# ---- Limits")[0])):
         numbers = [key.value for key in getattr(node, "keys", []) if isinstance(key, ast.Constant)]
-        if len(numbers) > len(set(numbers)):  # of which Python drops the first in silence
+        if len(numbers) > len(set(numbers)):
             raise Trouble(f"{SCRIPT.name} numbers servers {numbers}: each needs its own number.")
-    return list(servers.values())
 
 
 def find_password(options: argparse.Namespace) -> str:
@@ -492,8 +496,10 @@ def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
     return int(cma[1]), int(cma[2])
 
 
-def parse_log(text: bytes) -> dict[str, Counter]:
-    """Return the newest readable counter of each kind of bridge."""
+def parse_log(text: bytes, cut: bool = False) -> dict[str, Counter]:
+    """Return the newest readable counter of each kind of bridge; cut: it begins inside a line."""
+    if cut:
+        text = text.partition(b"\n")[2]  # what is left of a line can look like one
     last = next(filter(None, map(moment, reversed(re.findall(rb"(?m)^" + STAMP, text)))), None)
     counters = {}
     for found in COUNTER.finditer(text):
@@ -517,8 +523,7 @@ def read_log(server: Server) -> str:
         for mebibytes in LOG_STEPS:
             end, start = start, max(0, size - mebibytes * MIB)
             text = b"".join(file.readv([(start, end - start)])) + text
-            lines = text.partition(b"\n")[2] if start else text  # a line's end can look like one
-            server.counters = parse_log(lines)
+            server.counters = parse_log(text, cut=start > 0)
             if not start or server.wanted <= server.counters.keys():
                 break
     return trusted(server)
@@ -530,8 +535,7 @@ def read_saved_log(server: Server) -> str:
     path = Path(server.address)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         end = collections.deque(iter(lambda: file.read(MIB), b""), LOG_STEPS[-1] + 1)
-    text = b"".join(end)
-    server.counters = parse_log(text.partition(b"\n")[2] if len(end) > LOG_STEPS[-1] else text)
+    server.counters = parse_log(b"".join(end), cut=len(end) > LOG_STEPS[-1])
     server.wanted = set(server.counters) or {WEB, CALL}
     return trusted(server)
 
@@ -684,6 +688,7 @@ def prepare(options: argparse.Namespace) -> tuple[list[Server], list[Server]]:
     if options.from_logs:
         return [], [Server(0, str(path), options) for path in dict.fromkeys(options.from_logs)]
     web = read_inventory("WEBBRIDGES", WEBBRIDGES, options)
+    refuse_repeated_numbers()
     call = read_inventory("CALLBRIDGES", CALLBRIDGES, options) if CALLBRIDGES else web
     everywhere: dict[str, Server] = {}
     for bridge, server in [(WEB, one) for one in web] + [(CALL, one) for one in call]:

@@ -206,10 +206,10 @@ def test_a_log_that_is_read_too_late_does_not_count(
     parse, work = webbridge_restart.parse_log, webbridge_restart.Server.work
     tell = webbridge_restart.Report.print
 
-    def parse_late(text: bytes) -> dict[str, Counter]:
+    def parse_late(text: bytes, cut: bool) -> dict[str, Counter]:
         if b"Stats 7," in text:
             cut_off.wait(20)
-        return parse(text)
+        return parse(text, cut)
 
     def work_to_the_end(server: webbridge_restart.Server, *others: object) -> None:
         work(server, *others)  # type: ignore[arg-type]
