@@ -3,20 +3,26 @@
 # requires-python = ">=3.9"
 # dependencies = ["paramiko>=4.0"]
 # ///
-"""Restart the Web Bridge of each Cisco Meeting Server that this file lists, and log the outcome.
+r"""Restart the Web Bridge of your Cisco Meeting Servers, and log each result.
 
-This works around CSCvt73723: Web Bridge 2 of CMS 2.x leaks WebRTC sessions until, at 149 of
-them, nobody can join. A restart clears them, and ends every WebRTC session of that server.
+This is a workaround for CSCvt73723: Web Bridge 2 of CMS 2.x leaks WebRTC
+sessions. At 149 sessions it accepts no more, so nobody can join. A restart
+clears the leaked sessions. It also ends every WebRTC session on that server.
 
-Edit the block below, then:
+List your servers in WEBBRIDGES at the top of webbridge_restart.py. Then run it
+with the Python of its virtual environment (on Windows: .venv\Scripts\python):
 
-    python3 webbridge_restart.py --check --accept-new-host-keys    try the set-up, restart nothing
-    python3 webbridge_restart.py                                   restart every Web Bridge
-    python3 webbridge_restart.py 2 cms4.example.com                restart only these
-    python3 webbridge_restart.py --sessions                        count the leaked sessions
+  .venv/bin/python webbridge_restart.py --check     try the set-up
+  .venv/bin/python webbridge_restart.py             restart every Web Bridge
+  .venv/bin/python webbridge_restart.py 2           restart only server 2
+  .venv/bin/python webbridge_restart.py --sessions  count the leaked sessions
 
-Exit status: 0 all were restarted (checked, counted), or need not be; 1 at least one was not;
-2 nothing was attempted; 130 ended by Ctrl-C, 143 by SIGTERM, 129 by a terminal that went away.
+Exit status:
+  0    every server was restarted (or is ready, or was counted), or the
+       conditions did not call for a restart
+  1    at least one server failed, or the log could not be written
+  2    the set-up is wrong, and nothing was attempted
+  130, 143, 129   ended by Ctrl-C, by SIGTERM, by a closed terminal
 """
 
 from __future__ import annotations
@@ -26,31 +32,47 @@ import ast
 import collections
 import contextlib
 import datetime
-import difflib
+import enum
+import errno
 import getpass
 import gzip
 import ipaddress
 import json
 import logging
+import math
 import os
+import queue
 import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 try:
     import paramiko
-except ImportError:  # said in one sentence by prepare(), not in a traceback
-    paramiko = None  # type: ignore[assignment]
+
+    if int(paramiko.__version__.partition(".")[0]) < 4:
+        raise ImportError(f"found paramiko {paramiko.__version__}")
+except ImportError as error:
+    print(
+        f"paramiko 4.0 or newer is not installed for {sys.executable} ({error}). "
+        "Run this script with the Python of its virtual environment (README, step 1).",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
+
+from paramiko.ssh_exception import IncompatiblePeer, NoValidConnectionsError
 
 # ---- Edit these ----------------------------------------------------------------------------------
 
-# The MMP address of each server with a Web Bridge; it can differ from the Web Bridge's own.
+# The MMP address of each server with a Web Bridge. It can differ from the Web Bridge's own address.
 # "10.48.79.194", "cms2.example.com", "10.48.79.195:2222" and "[2001:db8::3]:22" are all right.
 WEBBRIDGES = {
     1: "127.0.0.1",
@@ -59,407 +81,756 @@ WEBBRIDGES = {
     4: "127.0.0.1",
 }
 MMP_USERNAME = "admin"
-MMP_PASSWORD = ""  # README.md names safer places for it
+MMP_PASSWORD = ""  # README.md, step 3, names safer places for the password
 
-# For counting sessions only: the servers with a Call Bridge, where they are not the same ones.
+# Only for counting sessions, and only if other servers run the Call Bridges: list all Call Bridges.
 CALLBRIDGES: dict[int, str] = {}
 
 # ---- Limits --------------------------------------------------------------------------------------
 
-SECONDS_PER_SERVER = 60.0  # connecting, logging in, restarting, answering: all of it
-CONNECT_TRIES = 3  # up to the login, which is tried once
-SECONDS_PER_TRY = 18.0  # so that all of them fit into 60 seconds
+SECONDS_PER_SERVER = 60.0  # the default of --timeout: from connecting to the whole answer
+CONNECT_TRIES = 3
+TRY_SHARE = 0.3  # of --timeout, for each try to connect: 18 of 60 seconds
 SECONDS_BETWEEN_TRIES = 2.0
-SECONDS_FOR_REST = 0.5  # a part of an answer may come so long after its exit status
-SECONDS_FOR_STATUS = 5.0  # an exit status may come so long after the answer's end
-ANSWER_MOST = 26 << 20  # bytes of an answer; who sends more is cut off
-ANSWER_SHOWN = 300  # characters of it in the log and on the terminal
+LATE_OUTPUT_SECONDS = 0.5  # output may come this long after the exit status
+SILENCE_SECONDS = 2.0  # after a whole SUCCESS or FAILURE line: then we end our side
+END_SECONDS = 5.0  # the exit status may come this long after either side has ended
+HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
+MAX_ANSWER_BYTES = 26 << 20
+MAX_SHOWN_CHARACTERS = 300  # of an answer, in the log and on the terminal
 
-# ---- End of what there is to edit ----------------------------------------------------------------
+MAX_LOG_AGE = datetime.timedelta(hours=26)  # a time without a zone can be 14 hours off
+MAX_CALL_BRIDGE_AGE = datetime.timedelta(minutes=15)  # Cisco's document: logged every 5 minutes
+MAX_WEB_BRIDGE_AGE = datetime.timedelta(hours=24)  # how often it is logged is not published
+MIB = 1 << 20  # bytes
+LOG_STEPS = (1, 2, 4, 8, 16)  # MiB to read from a log's end, until the counters are found
 
-__version__ = "1.0.0"
-SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start in other directories
-TICK = 0.1  # seconds between two looks at the clock, and at a silent server's exit status
-RESTART = "webbridge restart"
-STORE = "--check --accept-new-host-keys"
-# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
-REFUSED = re.compile(
-    rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"  # colours and the like; never without bound
-    rb"((?:FAILURE|ERROR|Unknown command)(?s:.{0,999}))"
-)
-LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
-ADDRESS = re.compile(rf"(?:\[(?P<ipv6>[^]]+)\]|(?P<host>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]+))?")
+# ---- Nothing below needs editing -----------------------------------------------------------------
+
+__version__ = "2.0.0"
+SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start it in other folders
+RESTART_COMMAND = "webbridge restart"
+CHECK_COMMAND = "webbridge"  # prints the settings and changes nothing
+STORE_KEY_OPTIONS = "--check --accept-new-host-keys"
+TICK = 0.1  # seconds between two looks at the clock
+T = TypeVar("T")
 
 
 class Trouble(Exception):
     """What is wrong, with the run or with one server, in a sentence that says what to do."""
 
 
-# ---- Text, files and terminal --------------------------------------------------------------------
+class Refused(Trouble):
+    """The server's clear no: nothing was restarted."""
+
+
+# ---- Text ----------------------------------------------------------------------------------------
 
 
 def printable(sent: bytes | str) -> str:
-    """Return what a server sent as one short line that can forge no other and drive no terminal."""
+    """Return what a server sent as one short line that cannot forge another or drive a terminal."""
     text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent
-    cut = " | ".join(filter(None, map(str.strip, text.splitlines())))[: ANSWER_SHOWN + 1]
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
-    return line if len(line) <= ANSWER_SHOWN else f"{line[:ANSWER_SHOWN]}..."
+    lines = (line.strip() for line in text.splitlines())
+    joined = " | ".join(line for line in lines if line)
+    cut = joined[: MAX_SHOWN_CHARACTERS + 1]
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+    if len(shown) <= MAX_SHOWN_CHARACTERS:
+        return shown
+    return f"{shown[:MAX_SHOWN_CHARACTERS]}..."
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 file, at least one; raises OSError."""
-    return path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+def counted(number: int, noun: str) -> str:
+    """Return the number with its noun: 1 server, 2 servers."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def say(stream: str, text: str) -> None:
-    """Write to sys.stdout or sys.stderr; a missing, closed or full one must not stop the work."""
+def spoken(span: datetime.timedelta) -> str:
+    """Return a span of time in its largest useful unit, without its sign."""
+    minutes = round(abs(span).total_seconds() / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return counted(minutes // 60, "hour")
+    return counted(minutes // (24 * 60), "day")
+
+
+# ---- Inventory -----------------------------------------------------------------------------------
+
+LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+ADDRESS = re.compile(rf"(?:\[(?P<ipv6>[^]]+)\]|(?P<host>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]+))?")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One line of the inventory."""
+
+    number: int
+    address: str  # as the inventory has it
+    host: str
+    port: int
+
+    @property
+    def known_as(self) -> str:
+        """The name in a known-hosts file."""
+        return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port; raises ValueError for what is not an address."""
+    found = ADDRESS.fullmatch(address)
+    if found is None:
+        raise ValueError(address)
+    port = int(found["port"] or 22)
+    if not 0 < port < 65536:
+        raise ValueError(address)
+    host = found["ipv6"] or found["host"].lower()
+    if found["ipv6"] or host.rpartition(".")[2].isdigit():
+        host = str(ipaddress.ip_address(host))
+    return host, port
+
+
+def parse_entry(name: str, number: object, address: object) -> Server:
+    """Return the server of one entry of the inventory of this name; raises Trouble."""
+    entry = f"{name} entry {number!r}, {address!r},"
+    if not isinstance(number, int):
+        raise Trouble(f'{entry} has no number. Write it like this: 1: "10.48.79.194",')
     try:
-        encoding = getattr(sys, stream).encoding or "ascii"
-        getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
-        getattr(sys, stream).flush()
-    except (AttributeError, OSError, ValueError):
-        setattr(sys, stream, None)  # or Python tries again at its exit, and exits with 120
+        if not isinstance(address, str):
+            raise ValueError(address)
+        return Server(number, address.strip(), *parse_address(address.strip()))
+    except ValueError:
+        raise Trouble(
+            f"{entry} is not an address. Write an IP address or a host name, and :PORT after it "
+            "if the port is not 22. Put an IPv6 address in brackets."
+        ) from None
 
 
-class Report:
-    """Where a run tells what happens: the terminal and, once it is known to work, the log."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.log_file: Path | None = None
-        self.log_lost = self.torn = False  # torn: the log ends in a part of a line
-        self.signals: list[signal.Signals] = []
-
-    def open_log(self) -> None:
-        """Log from here on, unless this only checks; raises Trouble or OSError."""
-        path = self.options.log_file
-        if path.is_fifo():  # which can wait for its reader for ever
-            raise Trouble(f"Cannot use {path}: it is a pipe.")
-        path.open("ab").close()
-        self.log_file = None if self.options.check else path
-
-    def log(self, *messages: str) -> None:
-        """Append the messages in one write, so that runs side by side never mix inside it."""
-        if not self.log_file:
-            return
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
-        text = "".join(f"{now} {message}{os.linesep}" for message in messages)
-        data = (os.linesep * self.torn + text).encode("utf-8", "backslashreplace")
-        try:
-            with self.log_file.open("ab", buffering=0) as file:
-                while data:  # a second time only where the disk is full, to be told so
-                    data = data[file.write(data) :]
-                    self.torn = bool(data)
-        except OSError as error:
-            self.log_lost = True
-            self.print(f"{self.log_file} takes no lines: {error.strerror}. Lost:\n{text}", "stderr")
-
-    def print(self, text: str, stream: str = "stdout") -> None:
-        self.show_waiting([])
-        if stream == "stderr" or not self.options.quiet:
-            say(stream, f"{text}\n")
-
-    def show_waiting(self, servers: list[Server]) -> None:
-        """On a terminal, show who is waited for; the next line takes the place of this."""
-        if sys.stdout and sys.stdout.isatty() and not self.options.quiet:
-            text = ", ".join(server.address for server in servers)[:70]
-            say("stdout", f"\r{text} ...".ljust(79) if text else f"\r{'':78}\r")
-
-
-# ---- What is found wrong before the first connection ---------------------------------------------
-
-
-def read_inventory(name: str, inventory: object, options: argparse.Namespace) -> list[Server]:
-    """Return the servers of the dict of this name; raises Trouble."""
-    forms = '1: "10.48.79.194", with "cms2.example.com:2222" or "[2001:db8::3]" as well.'
-    edit = f"Edit {name} at the top of {SCRIPT.name}: a line a server, such as {forms}"
+def read_inventory(name: str, inventory: object) -> list[Server]:
+    """Return the servers of the inventory of this name; raises Trouble."""
+    example = 'Put one line per server there, for example 1: "10.48.79.194",'
     if not isinstance(inventory, dict) or not inventory:
-        raise Trouble(f"{name} lists no server. {edit}")
+        raise Trouble(f"{name} lists no servers. {example}")
+    if len(inventory) > 1 and set(map(str, inventory.values())) == {"127.0.0.1"}:
+        raise Trouble(f"{name} still has its example addresses. {example}")
     servers: dict[str, Server] = {}
     for number, address in inventory.items():
-        try:
-            number += 0  # a TypeError, where it is no number
-            server = Server(number, address.strip(), options)
-            server.locate()
-        except (AttributeError, TypeError, ValueError):
-            line = f"{number!r}: {address!r}"
-            raise Trouble(f"{name} has {line}, that is no server. {edit}") from None
-        other = servers.setdefault(server.known_as, server)
-        if other is not server:
-            raise Trouble(f"{name} lists {address} as {other.number} and as {number}. {edit}")
+        server = parse_entry(name, number, address)
+        same = servers.setdefault(server.known_as, server)
+        if same is not server:
+            twice = f"{server.address} twice, as {same.number} and as {number}"
+            raise Trouble(f"{name} lists {twice}. Delete one of the two lines.")
     return list(servers.values())
 
 
 def refuse_repeated_numbers() -> None:
-    """Raises Trouble where a dict above has a number twice: Python drops the first in silence."""
-    for node in ast.walk(ast.parse(SCRIPT.read_bytes().partition(b"# ---- Limits")[0])):
-        numbers = [key.value for key in getattr(node, "keys", []) if isinstance(key, ast.Constant)]
-        if len(numbers) > len(set(numbers)):
-            raise Trouble(f"{SCRIPT.name} numbers servers {numbers}: each needs its own number.")
+    """Raises Trouble if an inventory uses a number twice: Python would drop the first entry."""
+    for statement in ast.parse(SCRIPT.read_bytes()).body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            continue
+        if not isinstance(statement.value, ast.Dict):
+            continue
+        target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+        numbers = [ast.unparse(key) for key in statement.value.keys if key]
+        for number in numbers:
+            if numbers.count(number) > 1:
+                name = ast.unparse(target)
+                raise Trouble(f"{name} uses the number {number} twice. Give each server its own.")
 
 
-def find_password(options: argparse.Namespace) -> str:
-    """Return the password from the first place that has one; raises Trouble or OSError."""
-    file = options.password_file
-    for path in (file, SCRIPT if MMP_PASSWORD else None):
-        if path and os.name == "posix" and path.stat().st_mode & 0o077:
-            raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
-    password = ""
-    if not options.ask_password:
-        password = os.environ.get("MMP_PASSWORD") or (read_lines(file)[0] if file else MMP_PASSWORD)
-    elif not (sys.stdin and sys.stdin.isatty()):
-        raise Trouble("--ask-password finds no terminal to ask on.")
-    else:
-        with contextlib.suppress(EOFError, UnicodeDecodeError):
-            password = getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
-    for what, text in (("MMP_USERNAME", MMP_USERNAME), (file or "MMP_PASSWORD", password)):
-        if not isinstance(text, str) or not text or re.search("[\ud800-\udfff]", text):
-            raise Trouble(f"{what} is empty or no text. README.md names the ways to set it.")
-    return password
+def choose_servers(servers: list[Server], names: list[str]) -> list[Server]:
+    """Return the servers of these numbers or addresses, or all of them; raises Trouble."""
+    for name in names:
+        if not any(name in (str(server.number), server.address) for server in servers):
+            listed = ", ".join(f"{server.number} ({server.address})" for server in servers)
+            raise Trouble(f"No server {name}. WEBBRIDGES has {listed}.")
+    if not names:
+        return servers
+    return [s for s in servers if str(s.number) in names or s.address in names]
+
+
+# ---- Access: the password and the known host keys ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a login needs. It is the same for every server."""
+
+    username: str
+    password: str = field(repr=False)
+    password_source: str
+    known_hosts_file: Path
+    known_hosts: paramiko.HostKeys
+    accept_new_host_keys: bool
+
+    def keys_of(self, server: Server) -> Mapping[str, paramiko.PKey]:
+        """Return the known host keys of the server, by their types."""
+        return self.known_hosts.lookup(server.known_as) or {}
+
+
+def refuse_if_others_can_read(path: Path) -> None:
+    """Raises Trouble if a file that holds the password is open to others (not on Windows)."""
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
+
+
+def read_password_file(path: Path) -> str:
+    """Return the first line of the file; raises Trouble."""
+    try:
+        refuse_if_others_can_read(path)
+        first_line = path.read_text(encoding="utf-8-sig").partition("\n")[0]
+    except OSError as error:
+        raise Trouble(f"Cannot read the password file {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        first_line = "\0"
+    if "\0" in first_line:  # UTF-16 in disguise
+        raise Trouble(f"The password file {path} is not UTF-8. Save it again as UTF-8.")
+    if not first_line:
+        raise Trouble(f"The first line of {path} is empty. Write the password there.")
+    return first_line
+
+
+def ask_for_password() -> str:
+    """Return what is typed; raises Trouble."""
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise Trouble("--ask-password needs a terminal. Use --password-file in a scheduled job.")
+    typed = ""
+    with contextlib.suppress(EOFError, UnicodeDecodeError):
+        typed = getpass.getpass(f"MMP password of {MMP_USERNAME}: ")
+    if not typed:
+        raise Trouble("No password was typed.")
+    return typed
+
+
+def find_password(options: argparse.Namespace) -> tuple[str, str]:
+    """Return the password and where it comes from; raises Trouble."""
+    if MMP_PASSWORD:
+        refuse_if_others_can_read(SCRIPT)
+    if options.ask_password:
+        return ask_for_password(), "typed at the prompt"
+    if options.password_file:
+        return read_password_file(options.password_file), f"from {options.password_file}"
+    if os.environ.get("MMP_PASSWORD"):
+        return os.environ["MMP_PASSWORD"], "from MMP_PASSWORD in the environment"
+    if MMP_PASSWORD:
+        return MMP_PASSWORD, f"from MMP_PASSWORD in {SCRIPT.name}"
+    raise Trouble(
+        "No password. Use --password-file, --ask-password, or the environment variable "
+        "MMP_PASSWORD (README, step 3)."
+    )
+
+
+def parse_known_hosts_line(line: str) -> paramiko.hostkeys.HostKeyEntry | None:
+    """Return the entry, or None for a type of key that paramiko lacks; raises many errors."""
+    fields = line.split()
+    entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields))
+    if len(fields) < 3 or fields[0].startswith("@"):
+        raise ValueError(line)
+    if entry and entry.key.get_base64() != fields[2]:  # cut short
+        raise ValueError(line)
+    for name in fields[0].split(","):
+        if name.startswith("|"):  # a spoilt hashed name would fail later, when it is looked up
+            paramiko.HostKeys.hash_host("", name)
+    return entry
 
 
 def read_known_hosts(path: Path) -> paramiko.HostKeys:
-    """Return the keys of a known-hosts file; raises OSError, or Trouble that names a line."""
+    """Return the keys of a known-hosts file, which need not exist; raises Trouble."""
     known = paramiko.HostKeys()
-    for number, line in enumerate(read_lines(path) if path.exists() else [], 1):
-        fields = line.split()
-        if not fields or fields[0].startswith("#"):
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise Trouble(f"Cannot read the known-hosts file {path}: {error.strerror}.") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            new = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields))
-            cut_short = new and new.key.get_base64() != fields[2]
-            if cut_short or len(fields) < 3 or fields[0].startswith("@"):
-                raise ValueError(line)
-            for name in fields[0].split(","):
-                if name.startswith("|"):
-                    paramiko.HostKeys.hash_host("", name)  # else a spoilt one fails at its use
-                if new:  # there is none of a type that paramiko does not know
-                    known.add(name, new.key.get_name(), new.key)
-        except Exception:  # of the eight types that a spoilt line raises, none is worth a name
-            why = f"{path}, line {number}, is no host key that can be used. Delete the line;"
-            raise Trouble(f"{why} {STORE} stores that server's key again.") from None
+            entry = parse_known_hosts_line(line)
+        except Exception:  # paramiko raises eight types of error for a spoilt line
+            raise Trouble(
+                f"{path}, line {number}, is not a usable host key. Delete the line, then store "
+                f"the server's key again with {STORE_KEY_OPTIONS}."
+            ) from None
+        if entry:
+            for name in entry.hostnames:
+                known.add(name, entry.key.get_name(), entry.key)
     return known
 
 
-# ---- SSH -----------------------------------------------------------------------------------------
-
-# Why a server failed, by the type of what was raised, at one stage or at any. A base class serves
-# where its derived class has no entry.
-BY_HAND = "Log in by hand: ssh -p {port} {MMP_USERNAME}@{host}"
-ASKS_FOR_MORE = "The server asks for more than a password: expired? " + BY_HAND
-REASONS = {
-    "Trouble": "{error}",
-    "NoValidConnectionsError": "{text}",
-    "gaierror": "The name {host} is not found: check its line, and this computer's DNS.",
-    "connecting: OSError": "Cannot connect to {host} port {port}: {text}.",
-    "connecting: SSHException": "No usable SSH answer from {host} port {port}: is it "
-    "the MMP's address, or is the server overloaded?",
-    "storing the host key: OSError": "Cannot write to {options.known_hosts}: {error.strerror}.",
-    "BadHostKeyException": "The host key has CHANGED. Known: {error.expected_key.algorithm_name} "
-    "{error.expected_key.fingerprint}. Shown: {error.key.algorithm_name} {error.key.fingerprint}. "
-    "No password was sent. Only if that is right, delete the server's lines from "
-    "{options.known_hosts} and store the new key with {STORE}.",
-    "IncompatiblePeer": "The server and paramiko {paramiko.__version__} have no algorithm in "
-    'common. For one that speaks only SHA-1: "{sys.executable}" -m pip install "paramiko<5"',
-    "BadAuthenticationType": "The server takes no password, only {error.allowed_types!s:.300}.",
-    "AuthenticationException": "The login failed, and is not tried again: the password is wrong, "
-    "or the account is locked or barred from this host or hour, or the server hung up. " + BY_HAND,
-    "logging in: IndexError": ASKS_FOR_MORE,
-    "logging in: SSHException": ASKS_FOR_MORE,
-    "ChannelException": "The server opens no session (code {error.code}): are too many open?",
-    "reading the log: SSHException": "Its log cannot be read: does {MMP_USERNAME} have SFTP?",
-    "reading the log: OSError": "Its log cannot be read: {text}",
-    "reading the log: Exception": "Its log cannot be read: {text}",
-    "reading the log: EOFError": "Its log cannot be read: it breaks off.",
-    "InterruptedError": "Cut off {text} while {stage}.",
-    "EOFError": "The connection broke off while {stage}.",
-    "OSError": "The connection broke off while {stage}.",
-    "SSHException": "The connection broke off while {stage}.",
-    "Exception": "{kind} while {stage}: {text}.",
-}
-
-
-class Server:
-    """A server and the SSH connection to its MMP, or a saved log, which stands for one server."""
-
-    def __init__(self, number: object, address: str, options: argparse.Namespace) -> None:
-        self.number, self.address, self.options = number, address, options
-        self.client = paramiko.SSHClient()
-        self.client.set_missing_host_key_policy(self)  # type: ignore[arg-type]
-        self.closed = threading.Event()
-        self.stage = "connecting"
-        self.began = 0.0  # time.monotonic()
-        self.done = self.reason = self.said = self.news = ""
-        self.wanted: set[str] = set()  # the bridges whose counters its log should have
-        self.counters: dict[str, Counter] = {}
-
-    def locate(self) -> None:
-        """Find host, port, and the name of both in a known-hosts file; raises ValueError."""
-        found = ADDRESS.fullmatch(self.address)
-        self.port = int((found and found["port"]) or 22)
-        if found is None or not 0 < self.port < 65536:
-            raise ValueError(self.address)
-        self.host = found["ipv6"] or found["host"].lower()
-        if found["ipv6"] or self.host.rpartition(".")[2].isdigit():
-            self.host = str(ipaddress.ip_address(self.host))
-        self.known_as = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
-
-    def enter(self, stage: str) -> None:
-        """Go on to the next stage; raises EOFError where the connection was closed."""
-        self.stage = stage  # before the look, so that who closes and then reads this reads right
-        if self.closed.is_set():
-            raise EOFError
-
-    def open(self) -> None:
-        """Connect and log in, once; what can pass is tried again, up to the login."""
-        if self.client.get_transport():  # from the look at the log
-            self.closed.wait(TICK)  # an MMP can refuse a session so soon after the one before
-            return
-        for key in (self.options.known_keys.lookup(self.known_as) or {}).values():
-            self.client.get_host_keys().add(self.known_as, key.get_name(), key)
-        give_up = self.began + self.options.timeout - 2 * SECONDS_BETWEEN_TRIES
-        for tries_left in reversed(range(CONNECT_TRIES)):
-            self.enter("connecting")
-            try:
-                self.client.connect(
-                    self.host,
-                    self.port,
-                    MMP_USERNAME,
-                    timeout=SECONDS_PER_TRY,
-                    auth_timeout=self.options.timeout + 1,  # by then take_turns() has cut it off
-                    allow_agent=False,
-                    look_for_keys=False,
-                    auth_strategy=self,  # type: ignore[arg-type]
-                )
-                return
-            except (paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer):
-                raise
-            except (OSError, EOFError, paramiko.SSHException):
-                if self.stage != "connecting" or not tries_left or time.monotonic() > give_up:
-                    raise
-            self.client.close()
-            self.closed.wait(SECONDS_BETWEEN_TRIES)
-
-    def missing_host_key(self, _: paramiko.SSHClient, name: str, key: paramiko.PKey) -> None:
-        """Refuse or store an unknown key: paramiko calls this before the login."""
-        shown = f"{key.get_name()} {key.fingerprint}"
-        if not self.options.accept_new_host_keys:
-            how = f"Compare it with the server's own, then store it with {STORE}."
-            raise Trouble(f"The server's host key is not known: {shown}. {how}")
-        self.enter("storing the host key")
-        path = self.options.known_hosts
-        torn = "\n" * bool(path.exists() and read_lines(path)[-1])  # by an editor
+def store_host_key(path: Path, name: str, key: paramiko.PKey) -> None:
+    """Append the key to a known-hosts file; raises Trouble."""
+    try:
+        last_byte = path.read_bytes()[-1:] if path.exists() else b""
+        newline = "" if last_byte in (b"", b"\n") else "\n"
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{torn}{name} {key.get_name()} {key.get_base64()}\n")
-        self.news = f"New host key of {self.address}: {shown}"
+            file.write(f"{newline}{name} {key.get_name()} {key.get_base64()}\n")
+    except OSError as error:
+        raise Trouble(f"Cannot write to {path}: {error.strerror}. No password was sent.") from None
 
-    def authenticate(self, transport: paramiko.Transport) -> None:
-        """Send the password, once: paramiko calls this when the host key is verified."""
-        # Its own login sends it before it knows whether the server takes one, and answers every
-        # question with it, so that one that has expired is offered as the new one.
-        self.enter("logging in")
-        transport.set_keepalive(30)  # after a look at the log, a restart may be long in coming
-        answers, more = [self.options.password], []
+
+def read_access(options: argparse.Namespace) -> Access:
+    """Return what a login needs; raises Trouble."""
+    for name, text in (("MMP_USERNAME", MMP_USERNAME), ("MMP_PASSWORD", MMP_PASSWORD)):
+        if not isinstance(text, str):
+            raise Trouble(f'{name} in {SCRIPT.name} is not text. Write it in quotation marks: "".')
+    if not MMP_USERNAME:
+        raise Trouble(f"MMP_USERNAME in {SCRIPT.name} is empty. Write the MMP's user name there.")
+    password, source = find_password(options)
+    try:
+        password.encode()
+    except UnicodeEncodeError:  # Python keeps bytes of the environment that are not UTF-8 so
+        raise Trouble(f"The password {source} is not UTF-8.") from None
+    known_hosts = read_known_hosts(options.known_hosts)
+    accept = options.accept_new_host_keys
+    return Access(MMP_USERNAME, password, source, options.known_hosts, known_hosts, accept)
+
+
+# ---- Session: one SSH connection -----------------------------------------------------------------
+
+
+class Stage(enum.Enum):
+    """How far a session has come, in the words that the log uses."""
+
+    CONNECTING = "connecting"
+    LOGGING_IN = "logging in"
+    OPENING = "opening a session"
+    ANSWER = "waiting for the answer"
+    LOG = "reading the log"
+
+
+class AsksForMore(Exception):
+    """The server wants more than the password."""
+
+
+class Answer(NamedTuple):
+    """What a server answered to a command."""
+
+    text: bytes
+    status: int  # -1 if no exit status came
+
+
+class LogEnd(NamedTuple):
+    """The end of a log."""
+
+    text: bytes
+    cut: bool  # whether it may begin in the middle of a line
+
+
+def dial(host: str, port: int, seconds: float) -> socket.socket:
+    """Return a TCP connection to the first address of the host that accepts; raises OSError.
+
+    Each address gets a share of the time, so that a silent one does not hide a good one.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    give_up = time.monotonic() + seconds
+    errors: dict[Any, OSError] = {}  # by address and port, as paramiko has it
+    for tried, (family, kind, protocol, _, address) in enumerate(found):
+        share = max(TICK, give_up - time.monotonic()) / (len(found) - tried)
         try:
-            transport.auth_none(MMP_USERNAME)  # as ssh does, for the server to name its methods
-        except paramiko.BadAuthenticationType as error:
-            if "password" in error.allowed_types:
-                more = transport.auth_password(MMP_USERNAME, answers.pop(), fallback=False)
-            elif "keyboard-interactive" in error.allowed_types:  # an IndexError, if asked for more
-                more = transport.auth_interactive(
-                    MMP_USERNAME, lambda _title, _text, asked: [answers.pop() for _ in asked]
-                )
-            else:
-                raise
-        if more:
-            raise paramiko.SSHException("a second factor")
+            return dial_address(socket.socket(family, kind, protocol), address, share)
+        except OSError as error:
+            errors[str(address[0]), port] = error
+    for other in errors.values():
+        if other.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH):
+            raise other
+    raise NoValidConnectionsError(errors)
 
-    def run(self, command: str) -> tuple[bytes, int]:
-        """Send the command, once; return the answer and its exit status, -1 where none came."""
-        self.enter("opening a session")
-        channel = self.client.get_transport().open_session()  # type: ignore[union-attr]
+
+def dial_address(connection: socket.socket, address: Any, seconds: float) -> socket.socket:
+    """Return the socket once it is connected; raises OSError."""
+    try:
+        connection.settimeout(seconds)
+        connection.connect(address)
+        # As ssh does. Otherwise small packets wait for the acknowledgement of the one before.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    except OSError:
+        connection.close()
+        raise
+
+
+def offer_known_types(transport: paramiko.Transport, known: Collection[str]) -> None:
+    """Ask only for host keys of the known types: a key of another type proves nothing."""
+    security = transport.get_security_options()
+    names = set(known)
+    if "ssh-rsa" in names:  # RSA keys have one name in a known-hosts file, but sign under three
+        names |= {"rsa-sha2-512", "rsa-sha2-256"}
+    security.key_types = [name for name in security.key_types if name in names]
+
+
+def describe(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.fingerprint}"
+
+
+def verify_host_key(key: paramiko.PKey, known: Mapping[str, paramiko.PKey], file: Path) -> None:
+    """Raises Trouble unless the key is the known one of its type."""
+    if known.get(key.get_name()) == key:
+        return
+    if not known:
+        missing = "" if file.exists() else " (which does not exist yet)"
+        raise Trouble(
+            f"The host key is not in {file}{missing}: {describe(key)}. No password was sent. "
+            f"Compare the fingerprint with the server's own, then store it with "
+            f"{STORE_KEY_OPTIONS}."
+        )
+    if key.get_name() in known:
+        what = f"The host key has CHANGED. Known: {describe(known[key.get_name()])}."
+    else:
+        what = f"The server has no host key of a known type ({', '.join(sorted(known))})."
+    raise Trouble(
+        f"{what} Shown: {describe(key)}. No password was sent. Somebody may be in between. Only "
+        f"if you know that the server has a new key, delete the server's lines from {file} and "
+        f"store the new key with {STORE_KEY_OPTIONS}."
+    )
+
+
+def log_in_with_password(transport: paramiko.Transport, access: Access) -> None:
+    """Send the password, once; raises AsksForMore, AuthenticationException or SSHException."""
+    # Not with paramiko's fallback: it answers every question with the password.
+    if transport.auth_password(access.username, access.password, fallback=False):
+        raise AsksForMore
+
+
+def log_in_by_answering(transport: paramiko.Transport, access: Access) -> None:
+    """Answer one question with the password, and no second one; raises as above."""
+    passwords = [access.password]
+
+    def answer(_title: str, _text: str, questions: list[tuple[str, bool]]) -> list[str]:
+        if len(questions) > len(passwords):
+            raise AsksForMore
+        return [passwords.pop() for _ in questions]
+
+    if transport.auth_interactive(access.username, answer):
+        raise AsksForMore
+
+
+def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
+    """Add what comes to the text until the answer ends; return the exit status, -1 if none came."""
+    heard, give_up, ended = time.monotonic(), math.inf, False
+    while time.monotonic() < give_up or channel.recv_ready():
+        piece = None
+        with contextlib.suppress(socket.timeout):
+            piece = channel.recv(1 << 16)
+        if piece == b"":  # the server's end of file
+            channel.status_event.wait(END_SECONDS)
+            break
+        if piece:
+            heard = time.monotonic()
+            text += piece
+        if len(text) > MAX_ANSWER_BYTES:
+            raise Trouble("The answer does not end.")
+        silent = time.monotonic() > heard + SILENCE_SECONDS
+        if channel.exit_status_ready():  # a child of the command may keep the channel open
+            give_up = min(give_up, time.monotonic() + LATE_OUTPUT_SECONDS)
+        elif silent and not ended and WHOLE_REPLY.search(text):
+            channel.shutdown_write()  # some servers wait for our end of file
+            give_up, ended = time.monotonic() + END_SECONDS, True
+    return channel.exit_status
+
+
+def read_range(file: paramiko.SFTPFile, start: int, end: int) -> bytes:
+    """Return these bytes of the file; raises Trouble if it has become shorter."""
+    text = b""
+    while start + len(text) < end:
+        at = start + len(text)
+        # paramiko sends all the requests of one readv() at once, so never more than for 1 MiB.
+        piece = b"".join(file.readv([(at, min(MIB, end - at))]))
+        if not piece:
+            raise Trouble("The log became shorter while it was read. Try again.")
+        text += piece
+    return text
+
+
+def read_to_end(read: Callable[[int], bytes]) -> LogEnd:
+    """Return the end of a file of unknown size, as much of it as counts."""
+    pieces = collections.deque[bytes](maxlen=LOG_STEPS[-1] + 1)
+    while True:
+        piece = read(MIB)
+        if not piece:
+            return LogEnd(b"".join(pieces), cut=len(pieces) == pieces.maxlen)
+        pieces.append(piece)
+
+
+def read_back(file: paramiko.SFTPFile) -> Iterator[LogEnd]:
+    """Yield more and more of a file's end; raises as reading does."""
+    size = start = file.stat().st_size or 0
+    text = b""
+    if size == 0:  # empty, or a virtual file that does not tell its size
+        yield read_to_end(file.read)
+    for mebibytes in LOG_STEPS:
+        if start > 0:
+            end, start = start, max(0, size - mebibytes * MIB)
+            text = read_range(file, start, end) + text
+            yield LogEnd(text, cut=start > 0)
+
+
+class Session:
+    """One server's SSH connection. A thread uses it; the main thread may close it at any time."""
+
+    def __init__(self, server: Server, access: Access, seconds: float) -> None:
+        self.server, self.access, self.seconds = server, access, seconds
+        self.began = time.monotonic()
+        self.stage = Stage.CONNECTING
+        self.restart_sent = False
+        self.text = bytearray()  # of the answer, as far as it has come
+        self.new_host_key = ""  # its type and fingerprint, if it was stored
+        self.known = access.keys_of(server)
+        self.closed = threading.Event()
+        self.transport: paramiko.Transport | None = None
+
+    def open(self) -> paramiko.Transport:
+        """Connect, verify the host key, and log in: nothing is retried once that has begun."""
+        transport = self.connect()
+        try:
+            self.enter(Stage.LOGGING_IN)
+            log_in_with_password(transport, self.access)
+        except paramiko.BadAuthenticationType as error:
+            if "keyboard-interactive" not in error.allowed_types:
+                raise
+            # A new connection, because many servers hang up at a second request to log in.
+            transport = self.connect()
+            self.enter(Stage.LOGGING_IN)
+            log_in_by_answering(transport, self.access)
+        return transport
+
+    def connect(self) -> paramiko.Transport:
+        """Return a connection to the right server; retries while there is time for another try."""
+        any_key_type = not self.known
+        for tries_left in reversed(range(CONNECT_TRIES)):
+            try:
+                transport = self.shake_hands(any_key_type)
+                break
+            except IncompatiblePeer:
+                if any_key_type or not tries_left:
+                    raise
+                any_key_type = True  # to see which key the server has instead
+            except (OSError, EOFError, paramiko.SSHException):
+                left = self.began + self.seconds - time.monotonic() - SECONDS_BETWEEN_TRIES
+                if not tries_left or left < self.seconds * TRY_SHARE:
+                    raise
+                self.closed.wait(SECONDS_BETWEEN_TRIES)
+        key = transport.get_remote_server_key()
+        if self.access.accept_new_host_keys and not self.known:
+            store_host_key(self.access.known_hosts_file, self.server.known_as, key)
+            self.known = {key.get_name(): key}
+            self.new_host_key = describe(key)
+        verify_host_key(key, self.known, self.access.known_hosts_file)
+        return transport
+
+    def shake_hands(self, any_key_type: bool) -> paramiko.Transport:
+        """Return a connection whose keys are exchanged; raises OSError, EOFError, SSHException."""
+        self.enter(Stage.CONNECTING)
+        self.hang_up()
+        seconds = self.seconds * TRY_SHARE
+        give_up = time.monotonic() + seconds
+        connection = dial(self.server.host, self.server.port, seconds)
+        transport = self.transport = paramiko.Transport(connection)
+        # Only the clock of this session counts.
+        transport.banner_timeout = transport.handshake_timeout = self.seconds
+        transport.auth_timeout = transport.channel_timeout = self.seconds
+        if not any_key_type:
+            offer_known_types(transport, self.known)
+        self.enter(Stage.CONNECTING)  # it may have been closed since
+        transport.start_client(timeout=max(TICK, give_up - time.monotonic()))
+        transport.get_remote_server_key()  # raises SSHException if the time ran out
+        return transport
+
+    def run(self, transport: paramiko.Transport, command: str) -> Answer:
+        """Send the command, once, and return the answer; raises Refused if it was not accepted."""
+        self.enter(Stage.OPENING)
+        channel = transport.open_session()
         channel.set_combine_stderr(True)
         channel.settimeout(TICK)
-        self.enter(f"waiting for the answer to '{command}'")
-        channel.exec_command(command)
-        text, data, until = bytearray(), b"some", float("inf")
-        while data and (time.monotonic() < until or channel.recv_ready()):
-            with contextlib.suppress(socket.timeout):
-                data = channel.recv(1 << 16)
-                text += data
-            if len(text) > ANSWER_MOST:
-                raise Trouble("The answer has no end.")
-            if channel.exit_status_ready():  # a child of the command may keep the channel open
-                until = min(until, time.monotonic() + SECONDS_FOR_REST)
-        channel.status_event.wait(SECONDS_FOR_STATUS)
-        return bytes(text).replace(b"\r", b"\n"), channel.exit_status
-
-    def fail(self, error: Exception) -> None:
-        """Close it, for a reason that a person can act on, found by type and stage, not by text."""
-        if self.closed.is_set() and not isinstance(error, InterruptedError):
-            return  # who closes it says why, and who cuts it off in any case
-        self.closed.set()  # before the look at the stage: nothing is sent from here on
-        names = [kind.__name__ for kind in type(error).__mro__]
-        keys = [key for name in names for key in (f"{self.stage}: {name}", name) if key in REASONS]
-        more = {"error": error, "text": printable(str(error)), "kind": names[0]}
-        reason = REASONS[keys[0]].format_map({**globals(), **vars(self), **more})
-        doubt = " The restart may or may not have happened: look before you repeat it."
-        self.reason = reason + doubt * (RESTART in self.stage)
-        self.client.close()  # which ends waits that heed no timeout
-
-    def work(self, job: Callable[[Server], str], ended: threading.Event) -> None:
-        """Do a job, in a thread of its own; leave what was done, or the reason why it was not."""
+        self.restart_sent = command == RESTART_COMMAND
+        self.enter(Stage.ANSWER)
         try:
-            self.done = job(self)
-        except Exception as error:  # one server's trouble of any kind must not stop the others
-            self.fail(error)
-        ended.set()
+            channel.exec_command(command)
+        except paramiko.SSHException:
+            if channel.exit_status == -1 and not channel.recv_ready():  # so nothing came
+                if self.is_alive():
+                    raise Refused("The server refused to run the command.") from None
+                raise
+        status = read_answer(channel, self.text)
+        return Answer(bytes(self.text).replace(b"\r", b"\n"), status)
+
+    def read_log(self, transport: paramiko.Transport) -> Iterator[LogEnd]:
+        """Yield more and more of the end of the MMP's log; raises as reading does."""
+        self.enter(Stage.LOG)
+        channel = transport.open_session()
+        channel.invoke_subsystem("sftp")
+        yield from read_back(paramiko.SFTPClient(channel).open("log"))
+
+    def enter(self, stage: Stage) -> None:
+        """Go on to a stage; raises Trouble if the main thread has closed the session."""
+        self.stage = stage
+        if self.closed.is_set():
+            raise Trouble("The session was closed.")
+
+    def is_alive(self) -> bool:
+        """Return whether the connection lives; paramiko's thread ends a moment after it."""
+        if self.transport is None:
+            return False
+        self.transport.join(HANG_UP_SECONDS)
+        return self.transport.is_active()
+
+    def hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+            self.transport.sock.close()  # which paramiko leaves open if the handshake failed
+
+    def close(self) -> None:
+        """End the session, also one that is about to connect. Any thread may call this."""
+        self.closed.set()
+        self.hang_up()
 
 
-def take_turns(
-    job: Callable[[Server], str], servers: list[Server], parallel: int, report: Report
-) -> Iterator[Server]:
-    """Do the job at so many servers at a time; yield each that has ended, until a signal comes."""
-    waiting, under_way, ended = list(servers), list[Server](), threading.Event()
-    seconds = report.options.timeout
-    while under_way or (waiting and not report.signals):
-        while waiting and len(under_way) < parallel and not report.signals:
-            server = waiting.pop(0)
-            server.began, server.done, server.news = time.monotonic(), "", ""
-            under_way.append(server)
-            try:
-                threading.Thread(target=server.work, args=(job, ended), daemon=True).start()
-            except RuntimeError as error:  # the system has no more threads
-                server.fail(error)
-        report.show_waiting(under_way)
-        ended.wait(TICK)
-        ended.clear()
-        for server in list(under_way):
-            late = time.monotonic() > server.began + seconds
-            if (late or report.signals) and not (server.done or server.reason):
-                why = f"by {report.signals[0].name}" if report.signals else f"after {seconds:g} s"
-                server.fail(InterruptedError(why))
-            if server.done or server.reason:
-                under_way.remove(server)
-                if server.news:
-                    report.print(server.news)
-                yield server
+# ---- Judging an answer ---------------------------------------------------------------------------
+
+# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
+# A line may begin with spaces, a prompt or colours, but never with so many that it takes long.
+LINE_START = rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
+FAILURE = re.compile(LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))")
+UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
+SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
+WHOLE_REPLY = re.compile(rb"(?m)^[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
+ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
 
 
-# ---- Leaked sessions -----------------------------------------------------------------------------
+def show_answer(answer: Answer) -> str:
+    """Return an answer's beginning as one safe line."""
+    return printable(answer.text[: MAX_SHOWN_CHARACTERS * 4]) or "nothing"
 
-WEB, CALL = "Web Bridge", "Call Bridge"
+
+def judge(answer: Answer) -> None:
+    """Raises Refused if the answer says that the command failed."""
+    failure = FAILURE.search(answer.text)
+    if not failure and answer.status <= 0:
+        return
+    said = printable(failure[1]) if failure else show_answer(answer)
+    status = f" (exit status {answer.status})" if answer.status > 0 else ""
+    gone = " CMS 3.0 and newer have no Web Bridge 2." if UNKNOWN_COMMAND.search(answer.text) else ""
+    raise Refused(f"The server answered: {said}{status}{gone}")
+
+
+def judge_restart(answer: Answer) -> None:
+    """Raises Refused if the restart failed, and Trouble if the answer does not confirm it."""
+    judge(answer)
+    if answer.status != 0 and not SUCCESS.search(answer.text):
+        said = show_answer(answer)
+        raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
+
+
+def judge_check(answer: Answer) -> None:
+    """Raises Refused unless the answer says that the Web Bridge is enabled."""
+    judge(answer)
+    if not ENABLED.search(answer.text):
+        said = show_answer(answer)
+        raise Refused(f"The server does not say that its Web Bridge is enabled, but: {said}")
+
+
+# ---- Explaining a failure ------------------------------------------------------------------------
+
+
+def explain(error: Exception, session: Session) -> str:
+    """Return why a server failed, in sentences that say what to do."""
+    if isinstance(error, Trouble):
+        cause = str(error)
+    elif session.stage is Stage.CONNECTING:
+        cause = explain_connecting(error, session)
+    elif session.stage is Stage.LOGGING_IN:
+        cause = explain_login(error, session)
+    else:
+        cause = explain_session(error, session)
+    return cause if isinstance(error, Refused) else cause + doubt(session)
+
+
+def doubt(session: Session) -> str:
+    """Return what to add to a reason if nobody knows whether the restart happened."""
+    if not session.restart_sent:
+        return ""
+    return " The restart may or may not have happened: look before you repeat it."
+
+
+def explain_connecting(error: Exception, session: Session) -> str:
+    place = f"{session.server.host} port {session.server.port}"
+    if isinstance(error, NoValidConnectionsError):
+        return str(error)  # the line that Cisco's script logs
+    if isinstance(error, socket.gaierror):
+        return f"Cannot resolve {session.server.host}. Check the name in WEBBRIDGES, and DNS."
+    if isinstance(error, OSError):
+        return f"Cannot connect to {place}: {error.strerror or printable(str(error))}."
+    if isinstance(error, IncompatiblePeer):
+        return explain_incompatible(error, session)
+    if isinstance(error, paramiko.SSHException):
+        return f"No usable SSH answer from {place}. Is it an MMP? Is the server overloaded?"
+    return explain_session(error, session)
+
+
+def explain_incompatible(error: Exception, session: Session) -> str:
+    version = paramiko.__version__
+    words = f"The server and paramiko {version} have no algorithm in common: {error}."
+    agreed = session.transport and session.transport.host_key_type
+    # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
+    if version.startswith("4.") or agreed:
+        return words
+    install = f'"{sys.executable}" -m pip install "paramiko<5"'
+    return f"{words} If the server offers nothing newer than SHA-1, run: {install}"
+
+
+def explain_login(error: Exception, session: Session) -> str:
+    access, server = session.access, session.server
+    by_hand = f"by hand: ssh -p {server.port} {access.username}@{server.host}"
+    if isinstance(error, paramiko.BadAuthenticationType):
+        offered = printable(", ".join(error.allowed_types))
+        return f"The server accepts no password, only {offered}. Use an account that has one."
+    if isinstance(error, paramiko.AuthenticationException):
+        return (
+            "Login refused; not retried, so as not to lock the account. Wrong password "
+            f"({access.password_source}), locked account, or an MMP 'user host' or 'user duty' "
+            f"rule; or the server hung up. Try once {by_hand}"
+        )
+    if isinstance(error, (AsksForMore, paramiko.SSHException)):
+        return f"The server asks for more than a password. It may have expired. Log in {by_hand}"
+    return explain_session(error, session)
+
+
+def explain_session(error: Exception, session: Session) -> str:
+    """Return why a server failed, at any stage where nothing more special is known."""
+    doing, said = session.stage.value, printable(str(error))
+    if isinstance(error, paramiko.ChannelException):
+        return f"The server refused a session (code {error.code}). Too many sessions may be open."
+    if not isinstance(error, (OSError, EOFError, paramiko.SSHException, paramiko.SFTPError)):
+        return f"{type(error).__name__} while {doing}: {said}."
+    if not session.is_alive():
+        return f"The connection broke off while {doing}."
+    if isinstance(error, (EOFError, paramiko.SSHException)):
+        return f"The server refused while {doing}. Check what {session.access.username} may do."
+    return f"Failed while {doing}: {said}."
+
+
+# ---- Counters in a log ---------------------------------------------------------------------------
+
+
+class Bridge(enum.Enum):
+    """What logs a counter of sessions."""
+
+    WEB = "Web Bridge"
+    CALL = "Call Bridge"
+
+
+Wanted = dict[Server, set[Bridge]]  # the counters that each server's log should have
 HARD_LIMIT = 149  # sessions of one Web Bridge, says Cisco's document
-MIB = 1 << 20
-LOG_STEPS = [1, 2, 4, 8, 16]  # MiB from a log's end to look at
-SECONDS_FRESH = 15 * 60  # a Call Bridge logs its counter every 5 minutes
-CAUTIONS = """This holds only where neither the CMA desktop client nor the iOS client is in use.
-In a cluster, a single server's difference means nothing."""
-STAMP = rb"(?:<\d{1,3}> ?)?((?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
-# After the time come facility.level, the host and perhaps another word; the first word that ends
-# with a colon is the process. What a client sends comes later, and only the beginning counts.
-COUNTER = re.compile(
-    rb"(?m)^" + STAMP + rb"\S*[ \t]{1,99}(?:\S+(?<!:)[ \t]{1,99}){0,3}?"
+MAX_COUNTER_AGE = {Bridge.WEB: MAX_WEB_BRIDGE_AGE, Bridge.CALL: MAX_CALL_BRIDGE_AGE}
+MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+LINE_TIME = (
+    rb"(?m)^(?:<\d{1,3}> ?)?(?P<time>"
+    rb"(?:(?P<month>[A-Z][a-z]{2}) {1,2}(?P<day>\d{1,2})|(?P<date>\d{4}-\d\d-\d\d))"
+    rb"[ T](?P<clock>\d\d:\d\d:\d\d))(?:[.,]\d{1,9})?(?P<zone>Z|[+-]\d\d:?\d\d)?"
+)
+TIMED_LINE = re.compile(LINE_TIME)
+# After the time come facility.level, the host and perhaps another word. The first word that ends
+# with a colon is the process. What a client sends comes later, so only this beginning counts.
+COUNTER_LINE = re.compile(
+    LINE_TIME + rb"\S*[ \t]{1,99}(?:\S+(?<!:)[ \t]{1,99}){0,3}?"
     rb"(?:[^\w\s]{0,3}(?:host:)?webbridge[^\w\s]{0,3}(?:\[\d+\])?[ \t]*:[ \t]*INFO[ \t]*:[ \t]*"
     rb"\[DEBUGG?ING\][ \t]*Stats[ \t]+(?P<sessions>\d{1,9})[ \t]*,"
     rb"|(?:host:)?server(?:\[\d+\])?[ \t]*:[ \t]*INFO[ \t]*:[ \t]*STATS[ \t]*:[ \t]*"
@@ -468,270 +839,713 @@ COUNTER = re.compile(
 
 
 class Counter(NamedTuple):
-    """The newest counter in a log: sessions, or active and peak; and when it was logged."""
+    """The newest counter of one kind in a log."""
 
-    figures: tuple[int, ...]
-    stamp: str
-    age: float  # seconds up to the log's last line
-
-
-def moment(stamp: bytes) -> datetime.datetime | None:
-    """Return when that was, in the year 2000 if it does not say; None for a date that is none."""
-    text = stamp.decode()
-    with contextlib.suppress(ValueError):
-        if text[0].isdigit():
-            return datetime.datetime.fromisoformat(text)
-        return datetime.datetime.strptime(f"2000 {text}", "%Y %b %d %H:%M:%S")
-    return None
+    active: int
+    shown: str
+    age: datetime.timedelta  # up to the log's last line
 
 
-def figures_of(found: re.Match[bytes]) -> tuple[int, ...]:
-    """Return a counter's figures; raises ValueError where it is cut short or cannot be."""
+class Reading(NamedTuple):
+    """What the end of a log says."""
+
+    end: datetime.datetime | None  # the time of its last line, in UTC
+    end_shown: str
+    counters: Mapping[Bridge, Counter]
+
+
+def moment(found: re.Match[bytes], near: datetime.datetime) -> datetime.datetime | None:
+    """Return the time of a line in UTC, or None for a date that does not exist.
+
+    A time without a year is in the year that brings it nearest to the other time. A time without
+    a zone is taken for UTC.
+    """
+    dates = [found["date"]]
+    if found["month"]:
+        month = MONTHS.index(found["month"]) + 1 if found["month"] in MONTHS else 0
+        years = range(near.year - 4, near.year + 5)  # so that one of them has a February 29
+        dates = [b"%04d-%02d-%02d" % (year, month, int(found["day"])) for year in years]
+    zone = found["zone"] or b"Z"
+    offset = b"+00:00" if zone == b"Z" else zone[:3] + b":" + zone[-2:]
+    moments = []
+    for date in dates:
+        with contextlib.suppress(ValueError):
+            text = (date + b"T" + found["clock"] + offset).decode()
+            moments.append(datetime.datetime.fromisoformat(text))
+    return min(moments, key=lambda each: abs(each - near), default=None)
+
+
+def parse_counter(found: re.Match[bytes]) -> tuple[Bridge, int, str]:
+    """Return a counter's bridge, active sessions and text; raises ValueError if unreadable."""
     if found["sessions"]:
-        return (int(found["sessions"]),)
+        active = int(found["sessions"])
+        return Bridge.WEB, active, f"{active} FULL" if active == HARD_LIMIT else str(active)
     stats = json.loads(found["stats"].decode("utf-8", "replace"))
     cma = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(stats.get("CMA")))
     if cma is None or int(cma[1]) > int(cma[2]):
         raise ValueError(stats)
-    return int(cma[1]), int(cma[2])
+    return Bridge.CALL, int(cma[1]), cma[0]
 
 
-def parse_log(text: bytes, cut: bool = False) -> dict[str, Counter]:
-    """Return the newest readable counter of each kind of bridge; cut: it begins inside a line."""
-    if cut:
-        text = text.partition(b"\n")[2]  # what is left of a line can look like one
-    last = next(filter(None, map(moment, reversed(re.findall(rb"(?m)^" + STAMP, text)))), None)
-    counters = {}
-    for found in COUNTER.finditer(text):
-        logged, year = moment(found[1]), 366 * 86400  # of 2000, where the log has no year
-        with contextlib.suppress(ValueError, RecursionError):
-            figures = figures_of(found)
-            if logged and last:
-                age = (last - logged).total_seconds()
-                counter = Counter(figures, found[1].decode(), min(abs(age), abs(age + year)))
-                counters[WEB if found["sessions"] else CALL] = counter
-    return counters
+def parse_log(log: LogEnd, now: datetime.datetime) -> Reading:
+    """Return the newest readable counter of each kind, and when the log ends."""
+    # What is left of a line that was cut can look like a line of its own.
+    text = log.text.partition(b"\n")[2] if log.cut else log.text
+    end, end_shown = None, ""
+    for found in reversed(list(TIMED_LINE.finditer(text))):
+        end = moment(found, now)
+        if end:
+            end_shown = found["time"].decode()
+            break
+    counters: dict[Bridge, Counter] = {}
+    for found in reversed(list(COUNTER_LINE.finditer(text))):
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            bridge, active, shown = parse_counter(found)
+            logged = moment(found, end) if end else None
+            if end and logged and bridge not in counters:
+                counters[bridge] = Counter(active, shown, end - logged)
+    return Reading(end, end_shown, counters)
 
 
-def read_log(server: Server) -> str:
-    """Read the newest counters from an MMP's log, a job; each step back is one round trip."""
-    server.open()
-    server.enter("reading the log")
-    with server.client.open_sftp() as sftp, sftp.open("log") as file:
-        size = start = file.stat().st_size or 0
-        text = b""
-        for mebibytes in LOG_STEPS:
-            end, start = start, max(0, size - mebibytes * MIB)
-            text = b"".join(file.readv([(start, end - start)])) + text
-            server.counters = parse_log(text, cut=start > 0)
-            if not start or server.wanted <= server.counters.keys():
-                break
-    return trusted(server)
+def find_problem(
+    reading: Reading, wanted: Collection[Bridge], now: datetime.datetime | None
+) -> str:
+    """Return why the counters of a log cannot be counted on, or "" if they can.
+
+    now is this computer's clock, against which a live server's log must be current. None stands
+    for a saved log, of which only the counters' own ages count.
+    """
+    if reading.end is None:
+        return "The log has no line that begins with a time."
+    if now and abs(now - reading.end) > MAX_LOG_AGE:
+        when = "ago" if reading.end < now else "from now; check both clocks"
+        ends = f"{reading.end_shown}, {spoken(now - reading.end)} {when}"
+        return f"The log ends on {ends}."
+    for bridge in Bridge:
+        counter = reading.counters.get(bridge)
+        if bridge in wanted and counter is None:
+            hint = (
+                ""
+                if bridge is Bridge.WEB or CALLBRIDGES
+                else (" If other servers run the Call Bridges, list all of those in CALLBRIDGES.")
+            )
+            return f"The log has no readable {bridge.value} counter.{hint}"
+        if bridge in wanted and counter and abs(counter.age) > MAX_COUNTER_AGE[bridge]:
+            age = f"{spoken(counter.age)} before the log's end"
+            return f"The newest {bridge.value} counter is too old: it was logged {age}."
+    return ""
 
 
-def read_saved_log(server: Server) -> str:
-    """Read the newest counters from the end of a saved log, plain or .gz, a job."""
-    server.enter("reading the log")
-    path = Path(server.address)
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        end = collections.deque(iter(lambda: file.read(MIB), b""), LOG_STEPS[-1] + 1)
-    server.counters = parse_log(b"".join(end), cut=len(end) > LOG_STEPS[-1])
-    server.wanted = set(server.counters) or {WEB, CALL}
-    return trusted(server)
+# ---- Leaked sessions -----------------------------------------------------------------------------
+
+CAUTIONS = """\
+Before end: how long before the log's end the counter was logged.
+The leaked sessions are right only if nobody uses the CMA desktop or iOS client.
+In a cluster, only the sum of all servers means something."""
 
 
-def trusted(server: Server) -> str:
-    """Return what was done, if the log's counters can be counted on; raises Trouble."""
-    for bridge in sorted(server.wanted - server.counters.keys()):
-        elsewhere = " If the Call Bridges are other servers, list them in CALLBRIDGES."
-        hint = elsewhere * (bridge == CALL and not (CALLBRIDGES or server.options.from_logs))
-        raise Trouble(f"Its log has no readable {bridge} counter.{hint}")
-    if CALL in server.wanted and server.counters[CALL].age > SECONDS_FRESH:
-        raise Trouble(f"Its newest Call Bridge counter, {server.counters[CALL].stamp}, is too old.")
-    return "read"
+@dataclass(frozen=True)
+class Row:
+    """What the log of one server says, and why it cannot be counted on, if it cannot."""
+
+    name: str
+    wanted: Collection[Bridge]
+    reading: Reading
+    problem: str
+
+    def counter(self, bridge: Bridge) -> Counter | None:
+        return self.reading.counters.get(bridge) if bridge in self.wanted else None
 
 
-def count_leaked(servers: list[Server], report: Report) -> tuple[int, int]:
-    """Print a table and return the leaked and the active sessions; raises Trouble."""
-    rows = [["Server", WEB, "logged", "CMA", "logged"]]
-    sums = {WEB: 0, CALL: 0}
-    for server in servers:
-        rows.append([server.address])
-        for bridge in sums:
-            counted = server.counters if bridge in server.wanted else {}
-            figures, stamp, age = counted.get(bridge, Counter((), "", 0))
-            full = " FULL" * (bridge == WEB and figures >= (HARD_LIMIT,))
-            sums[bridge] += sum(figures[:1])
-            rows[-1].append("/".join(map(str, figures)) + full or "-")
-            rows[-1].append(f"{stamp} ({age / 60:.0f} min old)" if stamp else "-")
-    widths = [max(map(len, column)) for column in zip(*rows)]
+class Figures(NamedTuple):
+    """The sums of a deployment."""
+
+    web_bridge: int
+    active: int
+
+    @property
+    def leaked(self) -> int:
+        return max(0, self.web_bridge - self.active)
+
+
+NO_READING = Reading(None, "", {})
+
+
+def draw_table(rows: Sequence[Row]) -> str:
+    """Return the table of all counters."""
+    table = [["Server", "Web Bridge", "Before end", "CMA", "Before end", "Log ends", ""]]
     for row in rows:
-        report.print("  ".join(map(str.ljust, row, widths)).rstrip())
-    uncounted = [server for server in servers if server.reason or not server.done]
-    wrong = [f"{s.address}: {s.reason or 'It was not reached.'}" for s in uncounted]
-    if not wrong and len({bridge for s in servers for bridge in s.counters}) < len(sums):
-        wrong = ["It takes a Web Bridge's log and a Call Bridge's."]
-    if wrong:
-        why = "Nothing was restarted: the leaked sessions cannot be counted. "
-        raise Trouble(why + " ".join(wrong))
-    leaked = max(0, sums[WEB] - sums[CALL])
-    report.print(f"Leaked: {leaked} ({sums[WEB]} Web Bridge, {sums[CALL]} active CMA sessions).")
-    report.print(CAUTIONS)
-    return leaked, sums[CALL]
+        cells = [row.name]
+        for bridge in Bridge:
+            counter = row.counter(bridge)
+            cells += [counter.shown, spoken(counter.age)] if counter else ["-", "-"]
+        problem = f"Not counted: {row.problem}" if row.problem else ""
+        table.append([*cells, row.reading.end_shown or "-", problem])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return "\n".join("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
 
 
-# ---- The job -------------------------------------------------------------------------------------
+def sum_up(rows: Sequence[Row]) -> Figures:
+    """Return the sums; raises Trouble if a figure is missing or not to be counted on."""
+    problems = [f"{row.name}: {row.problem}" for row in rows if row.problem]
+    sums = {}
+    for bridge in Bridge:
+        counters = [row.counter(bridge) for row in rows]
+        sums[bridge] = sum(counter.active for counter in counters if counter)
+        if not problems and not any(counters):
+            problems.append(f"There is no log of a {bridge.value}.")
+    if problems:
+        raise Trouble(f"Cannot count the leaked sessions. {' '.join(problems)}")
+    return Figures(sums[Bridge.WEB], sums[Bridge.CALL])
 
 
-def restart(server: Server) -> str:
-    """Restart a Web Bridge, or where this only checks, ask for its settings: a job."""
-    checks = server.options.check
-    server.open()
-    text, status = server.run("webbridge" if checks else RESTART)
-    server.client.close()
-    said = server.said = printable(text[: ANSWER_SHOWN * 4]) or "nothing"
-    refused = REFUSED.search(text)
-    if refused or status > 0:
-        server.stage = "reading the answer"  # which leaves no doubt
-        said = printable(refused[1]) if refused else said
-        code = f" (exit status {status})" * (status > 0)
-        unknown = said.lower().startswith("unknown command")
-        gone = " CMS 3.0 and newer have no Web Bridge 2." * unknown
-        raise Trouble(f"The server answered: {said}{code}{gone}")
-    if checks and not re.search(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b", text):
-        raise Trouble(f"The server does not say that its Web Bridge is enabled, but: {said}")
-    if not checks and status != 0 and not re.search(rb"(?m)^[ \t]*SUCCESS:", text):
-        raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
-    return "Enabled: true" if checks else "restarted"
+def describe_figures(figures: Figures) -> str:
+    return (
+        f"Leaked: {counted(figures.leaked, 'session')} "
+        f"({figures.web_bridge} Web Bridge, {figures.active} active CMA)."
+    )
 
 
-def restart_all(servers: list[Server], report: Report) -> int:
-    """Restart or check all servers, tell how each ends, and return the exit status."""
-    left, good, total = list(servers), 0, len(servers)
-    for server in take_turns(restart, servers, report.options.parallel, report):
-        left.remove(server)
-        reason = server.reason
-        place = f"[{servers.index(server) + 1}/{total}] {server.address}"
-        took = f"{time.monotonic() - server.began:.1f} s"
-        if reason:
-            report.log(f"Failed to restart webbridge on server {server.address}. Error:", reason)
-            report.print(f"{place} FAILED  {took}: {reason}", "stderr")
+def why_not_restart(figures: Figures, if_leaked: int | None, max_active: int | None) -> str:
+    """Return which condition forbids a restart, with both figures, or "" if none does."""
+    busy = max_active is not None and figures.active > max_active
+    few = if_leaked is not None and figures.leaked < if_leaked
+    if not busy and not few:
+        return ""
+    active = counted(figures.active, "active session")
+    leaked = counted(figures.leaked, "leaked session")
+    if busy:
+        active += f", more than --max-active {max_active}"
+    if few:
+        leaked += f", fewer than --if-leaked {if_leaked}"
+    return f"{active}; {leaked}"
+
+
+# ---- Jobs: what is done at one server ------------------------------------------------------------
+
+
+def restart(session: Session) -> str:
+    """Restart the Web Bridge and return the answer; raises Refused, or Trouble if in doubt."""
+    transport = session.open()
+    answer = session.run(transport, RESTART_COMMAND)
+    judge_restart(answer)
+    return show_answer(answer)
+
+
+def check(session: Session) -> str:
+    """Ask the Web Bridge for its settings and return them; raises as above, and changes nothing."""
+    transport = session.open()
+    answer = session.run(transport, CHECK_COMMAND)
+    judge_check(answer)
+    return show_answer(answer)
+
+
+def read_counters(session: Session, wanted: Collection[Bridge]) -> Reading:
+    """Read no more of the MMP's log than it takes to find the wanted counters."""
+    transport = session.open()
+    reading = NO_READING
+    for end in session.read_log(transport):
+        reading = parse_log(end, datetime.datetime.now(datetime.timezone.utc))
+        if all(bridge in reading.counters for bridge in wanted):
+            break
+    return reading
+
+
+# ---- Turns ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """How a server's turn ended: a value, or the reason why there is none."""
+
+    server: Server
+    seconds: float
+    value: T | None
+    reason: str = ""
+    new_host_key: str = ""
+
+
+def make_outcome(session: Session, value: T | None, reason: str = "") -> Outcome[T]:
+    seconds = time.monotonic() - session.began
+    return Outcome(session.server, seconds, value, reason, session.new_host_key)
+
+
+Ended = queue.SimpleQueue[tuple[Session, Outcome[T]]]
+
+
+def do_job(job: Callable[[Session], T], session: Session, ended: Ended[T]) -> None:
+    """Do the job in this thread and hand over its outcome."""
+    try:
+        outcome = make_outcome(session, job(session))
+    except Exception as error:  # one server's trouble of any kind must not stop the others
+        outcome = make_outcome(session, None, explain(error, session))
+    session.close()
+    ended.put((session, outcome))
+
+
+def start_job(job: Callable[[Session], T], session: Session, ended: Ended[T]) -> None:
+    """Do the job in a thread of its own, which cannot hold the end of the run up."""
+    try:
+        threading.Thread(target=do_job, args=(job, session, ended), daemon=True).start()
+    except RuntimeError as error:  # the system has no more threads
+        ended.put((session, make_outcome(session, None, explain(error, session))))
+
+
+def cut_off(session: Session, why: str) -> str:
+    """Close the session and return the reason."""
+    session.close()  # first, so that nothing is sent after the look at what was sent
+    said = f" It had answered: {printable(bytes(session.text))}." if session.text else ""
+    return f"Cut off {why} while {session.stage.value}.{said}{doubt(session)}"
+
+
+def take_turns(
+    job: Callable[[Session], T], servers: Sequence[Server], parallel: int, run: Run
+) -> Iterator[Outcome[T]]:
+    """Do the job at this many servers at once, and yield each outcome until a signal comes.
+
+    Only this thread decides how a server ended. What comes after the cut-off is dropped.
+    """
+    waiting, under_way = collections.deque(servers), list[Session]()
+    ended: Ended[T] = queue.SimpleQueue()
+    while under_way or (waiting and not run.signals):
+        while waiting and len(under_way) < parallel and not run.signals:
+            session = Session(waiting.popleft(), run.access, run.options.timeout)
+            under_way.append(session)
+            start_job(job, session, ended)
+        run.terminal.show_waiting([session.server.address for session in under_way])
+        over: list[tuple[Session, Outcome[T]]] = []
+        try:
+            over.append(ended.get(timeout=TICK))
+        except queue.Empty:  # only now look at the clock: this thread may itself have been held up
+            for session in under_way:
+                why = run.why_cut_off(session)
+                if why:
+                    over.append((session, make_outcome(session, None, cut_off(session, why))))
+        for session, outcome in over:
+            if session in under_way:
+                under_way.remove(session)
+                yield outcome
+
+
+# ---- Telling: the terminal and the log -----------------------------------------------------------
+
+
+class Terminal:
+    """What a run prints: results on stdout, failures on stderr."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.show(text)
+
+    def show(self, text: str) -> None:
+        """Print what was asked for, also with --quiet."""
+        self.show_waiting([])
+        self.write("stdout", f"{text}\n")
+
+    def complain(self, text: str) -> None:
+        self.show_waiting([])
+        self.write("stderr", f"{text}\n")
+
+    def show_waiting(self, addresses: Sequence[str]) -> None:
+        """On a terminal, show who is waited for. The next line takes the place of this."""
+        if self.quiet or not sys.stdout or not sys.stdout.isatty():
+            return
+        text = f"Waiting for {', '.join(addresses)}"[:74] + " ..." if addresses else ""
+        self.write("stdout", f"\r{text:78}\r")
+
+    def write(self, stream: str, text: str) -> None:
+        """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
+        try:
+            encoding = getattr(sys, stream).encoding or "ascii"
+            getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
+            getattr(sys, stream).flush()
+        except (AttributeError, OSError, ValueError):
+            setattr(
+                sys, stream, None
+            )  # otherwise Python tries again at its exit, and exits with 120
+
+
+class Log:
+    """The log file."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self.path: Path | None = None  # nothing is logged before it is set
+        self.lost = False
+
+    def write(self, *messages: str) -> None:
+        """Append the messages; tells what could not be written, and goes on."""
+        if self.path is None:
+            return
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
+        lines = "".join(f"{now} {message}{os.linesep}" for message in messages)
+        data = lines.encode("utf-8", "backslashreplace")
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                while data:  # one write, so that runs side by side do not mix; more on a full disk
+                    data = data[file.write(data) :]
+        except OSError as error:
+            self.lost = True
+            reason = f"Cannot write to {self.path}: {error.strerror}."
+            self.terminal.complain(f"{reason} Not logged:\n{lines.rstrip()}")
+
+
+def refuse_unwritable_log(path: Path) -> None:
+    """Raises Trouble if the log could not be written; leaves no new file behind."""
+    try:
+        if path.exists():
+            path.open("ab").close()
         else:
-            good += 1
-            report.log(f"Webbridge on server: {server.address} restarted successfully")
-            said = f"\n  answered: {server.said}" * report.options.verbose
-            report.print(f"{place} {server.done}  {took}{said}")
-    report.print(f"{'Checked' if report.options.check else 'Restarted'}: {good} of {total}.")
-    if report.signals:
+            tempfile.TemporaryFile(dir=path.resolve().parent).close()
+    except OSError as error:
+        raise Trouble(f"Cannot write to {path}: {error.strerror}.") from None
+
+
+# ---- The run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the parts of a run share."""
+
+    options: argparse.Namespace
+    access: Access
+    terminal: Terminal
+    log: Log
+    signals: list[signal.Signals]  # those that have come
+
+    def why_cut_off(self, session: Session) -> str:
+        """Return why the session must end now, or ""."""
+        if self.signals:
+            return f"by {self.signals[0].name}"
+        if time.monotonic() > session.began + session.seconds:
+            return f"after {session.seconds:g} s"
+        return ""
+
+    def fail(self, message: str) -> None:
+        """Log and print why the run did not do all of its work."""
+        self.log.write(message)
+        self.terminal.complain(message)
+
+
+def listen_for_signals() -> list[signal.Signals]:
+    """Return a list that gets the signals that ask for an end. An ignored signal stays ignored."""
+    come: list[signal.Signals] = []
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: come.append(signal.Signals(number)))
+    return come
+
+
+def tell_new_host_key(outcome: Outcome[T], run: Run) -> None:
+    if outcome.new_host_key:
+        run.terminal.say(f"New host key of {outcome.server.address}: {outcome.new_host_key}")
+
+
+def tell_outcome(outcome: Outcome[str], place: str, done: str, run: Run) -> None:
+    """Print how one server's turn ended."""
+    tell_new_host_key(outcome, run)
+    server = f"[{place}] {outcome.server.address}"
+    took = f"{outcome.seconds:.1f} s"
+    if outcome.reason:
+        run.terminal.complain(f"{server} FAILED after {took}: {outcome.reason}")
+        return
+    run.terminal.say(f"{server} {done} in {took}")
+    if run.options.verbose:
+        run.terminal.say(f"  answered: {outcome.value}")
+
+
+def do_all(job: Callable[[Session], str], servers: list[Server], done: str, run: Run) -> int:
+    """Do a job at all servers, log and print each outcome, and return how many succeeded."""
+    left, succeeded = list(servers), 0
+    for outcome in take_turns(job, servers, run.options.parallel, run):
+        address = outcome.server.address
+        left.remove(outcome.server)
+        if outcome.reason:
+            run.log.write(
+                f"Failed to restart webbridge on server {address}. Error:", outcome.reason
+            )
+        else:
+            succeeded += 1
+            run.log.write(f"Webbridge on server: {address} restarted successfully")
+        place = f"{servers.index(outcome.server) + 1}/{len(servers)}"
+        tell_outcome(outcome, place, done, run)
+    if run.signals:
         names = ", ".join(server.address for server in left) or "none"
-        raise Trouble(f"Ended by {report.signals[0].name}. Not attempted: {names}")
-    return int(good < total or report.log_lost)
+        run.fail(f"Ended by {run.signals[0].name}. Not attempted: {names}")
+    return succeeded
 
 
-def look_first(servers: list[Server], report: Report) -> bool:
-    """Count the leaked sessions; return whether to restart; raises Trouble where none can say."""
-    options = report.options
-    job, parallel = (read_saved_log, 1) if options.from_logs else (read_log, len(servers))
-    for _ in take_turns(job, servers, parallel, report):
-        pass  # the table tells of them all
-    leaked, active = count_leaked(servers, report)
-    if options.sessions or options.from_logs:
+def restart_all(servers: list[Server], run: Run) -> bool:
+    """Restart the servers; return whether all were restarted."""
+    restarted = do_all(restart, servers, "restarted", run)
+    run.terminal.say(f"Restarted {restarted} of {counted(len(servers), 'server')}.")
+    return restarted == len(servers)
+
+
+def check_all(servers: list[Server], run: Run) -> bool:
+    """Check the servers; return whether all are ready."""
+    ready = do_all(check, servers, "OK (Web Bridge enabled)", run)
+    run.terminal.say(f"{ready} of {counted(len(servers), 'server')} ready.")
+    return ready == len(servers)
+
+
+# ---- Counting, and what depends on it ------------------------------------------------------------
+
+
+def read_rows(wanted: Wanted, run: Run) -> list[Row]:
+    """Read the counters of all servers at the same time."""
+
+    def job(session: Session) -> Reading:
+        return read_counters(session, wanted[session.server])
+
+    not_reached = "It was not reached."
+    rows = {s: Row(s.address, wanted[s], NO_READING, not_reached) for s in wanted}
+    for outcome in take_turns(job, list(wanted), len(wanted), run):
+        tell_new_host_key(outcome, run)
+        server, reading = outcome.server, outcome.value or NO_READING
+        now = datetime.datetime.now(datetime.timezone.utc)
+        problem = outcome.reason or find_problem(reading, wanted[server], now)
+        rows[server] = Row(server.address, wanted[server], reading, problem)
+    return list(rows.values())
+
+
+def read_saved_log(path: Path) -> Row:
+    """Read the counters from the end of a saved log, plain or .gz."""
+    reading, problem = NO_READING, ""
+    now = datetime.datetime.now(datetime.timezone.utc)  # for times without a year
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            reading = parse_log(read_to_end(file.read), now)
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"Cannot read it: {printable(str(error))}."
+    wanted = set(reading.counters) or set(Bridge)
+    return Row(str(path), wanted, reading, problem or find_problem(reading, wanted, None))
+
+
+def show_count(rows: list[Row], show: Callable[[str], None], terminal: Terminal) -> Figures:
+    """Print the table and the sums, and return the sums; raises Trouble if one is missing."""
+    show(draw_table(rows))
+    figures = sum_up(rows)
+    show(describe_figures(figures))
+    terminal.say(CAUTIONS)
+    return figures
+
+
+def show_sessions(rows: list[Row], terminal: Terminal) -> bool:
+    """Print what was asked for; return whether it could be counted."""
+    try:
+        show_count(rows, terminal.show, terminal)
+        return True
+    except Trouble as error:
+        terminal.complain(str(error))
         return False
-    busy = options.max_active is not None and active > options.max_active
-    if busy or leaked < (options.if_leaked or 0):
-        why = f"Nothing was restarted: {leaked} sessions are leaked, and {active} people are in."
-        report.log(why)
-        report.print(why)
+
+
+def rehearse(servers: list[Server], wanted: Wanted, run: Run) -> bool:
+    """Do all that a run with conditions does except restart, and say what it would do."""
+    options, show = run.options, run.terminal.show
+    try:
+        figures = show_count(read_rows(wanted, run), show, run.terminal)
+    except Trouble as error:
+        run.terminal.complain(f"{error} A run now would restart nothing.")
         return False
+    why_not = why_not_restart(figures, options.if_leaked, options.max_active)
+    nothing = f"nothing: {why_not}" if why_not else counted(len(servers), "server")
+    show(f"A run now would restart {nothing}.")
+    return True
+
+
+def restart_if_worth_it(servers: list[Server], wanted: Wanted, run: Run) -> bool:
+    """Restart the servers if the conditions call for it; return whether all went well."""
+    try:
+        figures = show_count(read_rows(wanted, run), run.terminal.say, run.terminal)
+    except Trouble as error:
+        run.fail(f"Nothing was restarted. {error}")
+        return False
+    why_not = why_not_restart(figures, run.options.if_leaked, run.options.max_active)
+    if not why_not:
+        return restart_all(servers, run)
+    run.log.write(f"Not restarted: {why_not}.")
+    run.terminal.say(f"Not restarted: {why_not}.")
     return True
 
 
 # ---- The command line ----------------------------------------------------------------------------
 
 
+LOG_NAME = "webbridge_restart_logs.txt"
+HELP = {
+    "SERVER": "number or address of a server in WEBBRIDGES (default: all of them)",
+    "--check": "log in and ask each Web Bridge for its settings; restart nothing, log nothing. "
+    "With --if-leaked or --max-active, also count, and say what a run would do now",
+    "--sessions": "count the leaked sessions of all servers; restart nothing, log nothing",
+    "--from-logs": "with --sessions: count in saved logs (plain or .gz), and log in nowhere",
+    "--if-leaked": "restart only if at least N sessions are leaked",
+    "--max-active": "restart only if at most N sessions are active",
+    "--accept-new-host-keys": "store and trust the host key of each server that has none stored. "
+    "Meant for --check: without --check, the run then goes on and restarts",
+    "--known-hosts": "the stored host keys (default: webbridge_known_hosts beside the script)",
+    "--ask-password": "ask for the password on the terminal. Goes before --password-file, then "
+    "the environment variable MMP_PASSWORD, then MMP_PASSWORD in the script",
+    "--password-file": "a UTF-8 file whose first line is the password",
+    "--log-file": f"the log to append to (default: {LOG_NAME} beside the script)",
+    "--timeout": "time for each server, all in all (default: %(default)g)",
+    "--parallel": "restart or check at most N servers at once (default: %(default)s)",
+    "--quiet": "print only failures, and the figures that you asked for",
+    "--verbose": "also print what each server answered",
+}
+Number = Callable[[str], float]
+
+
+def number(kind: Number, is_right: Callable[[float], bool], rule: str) -> Number:
+    """Return an argparse type for numbers that follow a rule."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if is_right(value):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {rule}, not {text!r}")
+
+    return parse
+
+
+SECONDS = number(float, lambda n: 0 < n <= 86400, "more than 0 and at most 86400 seconds")
+SERVERS = number(int, lambda n: 1 <= n <= 100, "from 1 to 100 servers")
+SESSIONS = number(int, lambda n: n >= 0, "0 or more sessions")
+
+
+def full_path(text: str) -> Path:
+    """Return the path as messages name it; an argparse type."""
+    with contextlib.suppress(OSError):  # the current folder may have been deleted
+        return Path(text).expanduser().absolute()
+    return Path(text)
+
+
+def saved_log(text: str) -> Path:
+    """Return the path of a saved log; an argparse type."""
+    path = full_path(text)
+    if path.is_dir() or not path.exists():
+        raise argparse.ArgumentTypeError(f"{path} is not a file, and it takes no SERVER")
+    return path
+
+
 def build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
-    known_hosts = SCRIPT.with_name("webbridge_known_hosts")
-    log_file = SCRIPT.with_name("webbridge_restart_logs.txt")
+    flag: dict[str, Any] = {"action": "store_true"}
+    file: dict[str, Any] = {"type": full_path, "metavar": "FILE"}
+    keys, log = SCRIPT.with_name("webbridge_known_hosts"), SCRIPT.with_name(LOG_NAME)
     add = parser.add_argument
-    add("servers", nargs="*", metavar="SERVER", help="number or address; without any, all servers")
-    either = parser.add_mutually_exclusive_group().add_argument
-    either("--check", action="store_true", help="log in and ask; restart nothing, log nothing")
-    either("--sessions", action="store_true", help="count the leaked sessions, restart nothing")
-    add("--accept-new-host-keys", action="store_true", help="store keys of servers not yet known")
-    add("--known-hosts", type=Path, metavar="FILE", default=known_hosts, help="their host keys")
-    add("--password-file", type=Path, metavar="FILE", help="the password is its first line")
-    add("--ask-password", action="store_true", help="ask for the password on the terminal")
-    add("--log-file", type=Path, metavar="FILE", default=log_file, help="what to append to")
-    add("--timeout", type=float, metavar="SECONDS", default=SECONDS_PER_SERVER, help="per server")
-    add("--parallel", type=int, metavar="N", default=1, help="servers at a time (default: 1)")
-    add("--from-logs", type=Path, metavar="FILE", nargs="+", help="count them in saved logs")
-    add("--if-leaked", type=int, metavar="N", help="restart only if at least N sessions leaked")
-    add("--max-active", type=int, metavar="N", help="restart only if at most N people are in")
-    add("-q", "--quiet", action="store_true", help="print failures only")
-    add("-v", "--verbose", action="store_true", help="print also what each server answered")
+    mode = parser.add_mutually_exclusive_group().add_argument
+    talk = parser.add_mutually_exclusive_group().add_argument
+    add("servers", nargs="*", metavar="SERVER", help=HELP["SERVER"])
+    mode("--check", **flag, help=HELP["--check"])
+    mode("--sessions", **flag, help=HELP["--sessions"])
+    add("--from-logs", type=saved_log, metavar="FILE", nargs="+", help=HELP["--from-logs"])
+    add("--if-leaked", type=SESSIONS, metavar="N", help=HELP["--if-leaked"])
+    add("--max-active", type=SESSIONS, metavar="N", help=HELP["--max-active"])
+    add("--accept-new-host-keys", **flag, help=HELP["--accept-new-host-keys"])
+    add("--known-hosts", **file, default=keys, help=HELP["--known-hosts"])
+    add("--ask-password", **flag, help=HELP["--ask-password"])
+    add("--password-file", **file, help=HELP["--password-file"])
+    add("--log-file", **file, default=log, help=HELP["--log-file"])
+    add(
+        "--timeout",
+        type=SECONDS,
+        metavar="SECONDS",
+        default=SECONDS_PER_SERVER,
+        help=HELP["--timeout"],
+    )
+    add("--parallel", type=SERVERS, metavar="N", default=1, help=HELP["--parallel"])
+    talk("-q", "--quiet", **flag, help=HELP["--quiet"])
+    talk("-v", "--verbose", **flag, help=HELP["--verbose"])
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
-def prepare(options: argparse.Namespace) -> tuple[list[Server], list[Server]]:
-    """Return the servers to restart, and those to count in; raises Trouble or OSError."""
-    version = paramiko.__version__ if paramiko else "none"
-    if not paramiko or int(version.partition(".")[0]) < 4:
-        install = f'"{sys.executable}" -m pip install "paramiko>=4.0"'
-        raise Trouble(f"This needs paramiko 4.0 or newer, and finds {version}. Run: {install}")
-    if not (0 < options.timeout <= 86400 and 0 < options.parallel <= 100):
-        raise Trouble("--timeout takes up to 86400 seconds, --parallel up to 100 servers.")
-    if min(options.if_leaked or 0, options.max_active or 0) < 0:
-        raise Trouble("--if-leaked and --max-active take no number below 0.")
-    if options.from_logs:
-        return [], [Server(0, str(path), options) for path in dict.fromkeys(options.from_logs)]
-    web = read_inventory("WEBBRIDGES", WEBBRIDGES, options)
+def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; exits as argparse does if they do not go together."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    options.conditional = options.if_leaked is not None or options.max_active is not None
+    given = {
+        "SERVER": bool(options.servers),
+        "--check": options.check,
+        "--if-leaked": options.if_leaked is not None,
+        "--max-active": options.max_active is not None,
+    }
+    for mode, is_on, refused in (
+        ("--from-logs", bool(options.from_logs), given),
+        ("--sessions", options.sessions, ["SERVER", "--if-leaked", "--max-active"]),
+    ):
+        for name in refused:
+            if is_on and given[name]:
+                parser.error(f"{name} is not allowed with {mode}")
+    if options.from_logs and not options.sessions:
+        parser.error("--from-logs is only allowed with --sessions")
+    return options
+
+
+def read_deployment(names: list[str]) -> tuple[list[Server], Wanted]:
+    """Return the servers to restart, and what to count on all servers; raises Trouble."""
     refuse_repeated_numbers()
-    call = read_inventory("CALLBRIDGES", CALLBRIDGES, options) if CALLBRIDGES else web
-    everywhere: dict[str, Server] = {}
-    for bridge, server in [(WEB, one) for one in web] + [(CALL, one) for one in call]:
-        everywhere.setdefault(server.known_as, server).wanted.add(bridge)
-    names = {name: server for server in web for name in (str(server.number), server.address)}
-    for name in options.servers:
-        if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-            raise Trouble(f"WEBBRIDGES has no server {name}. The nearest is {nearest}.")
-    wanted = [names[name] for name in options.servers] or web
-    options.password = find_password(options)
-    options.known_keys = read_known_hosts(options.known_hosts)
-    return [server for server in web if server in wanted], list(everywhere.values())
+    web_bridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
+    call_bridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else web_bridges
+    same: dict[str, Server] = {}
+    wanted: Wanted = {}
+    for bridge, servers in ((Bridge.WEB, web_bridges), (Bridge.CALL, call_bridges)):
+        for server in servers:
+            first = same.setdefault(server.known_as, server)
+            wanted.setdefault(first, set()).add(bridge)
+    return choose_servers(web_bridges, names), wanted
+
+
+def do_run(servers: list[Server], wanted: Wanted, run: Run) -> bool:
+    """Do what the options ask for; return whether all went well."""
+    options = run.options
+    if options.sessions:
+        return show_sessions(read_rows(wanted, run), run.terminal)
+    if options.check:
+        ready = check_all(servers, run)
+        return rehearse(servers, wanted, run) if ready and options.conditional else ready
+    if options.conditional:
+        return restart_if_worth_it(servers, wanted, run)
+    return restart_all(servers, run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the whole job; return the exit status, as the beginning of this file has it."""
-    logging.getLogger("paramiko").setLevel(sys.maxsize)  # it has tracebacks of what is handled here
-    options = build_parser().parse_args(argv)
-    report = Report(options)
-    status = 2
+    """Run the whole job and return the exit status, which the top of this file explains."""
+    logging.getLogger("paramiko").setLevel(sys.maxsize)  # it logs tracebacks of handled errors
+    options = parse_options(argv)
+    terminal = Terminal(options.quiet)
+    log = Log(terminal)
     try:
-        if not (options.sessions or options.from_logs):
-            report.open_log()
-        chosen, everywhere = prepare(options)
-        status = 1
-        hang_up = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-        for number in [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hang_up else []):
-            signal.signal(number, lambda number, _: report.signals.append(signal.Signals(number)))
-        conditions = options.if_leaked, options.max_active
-        look = options.sessions or options.from_logs or conditions != (None, None)
-        if look and not look_first(everywhere, report):
-            return int(report.log_lost)
-        return restart_all(chosen, report)
-    except (Trouble, OSError) as error:
-        why = str(error)
-        if isinstance(error, OSError) and error.filename:
-            why = f"Cannot use {error.filename}: {error.strerror}."
-        report.log(why)
-        report.print(why, "stderr")
-        return 128 + report.signals[0] if report.signals else status
-    except KeyboardInterrupt:
+        if options.from_logs:
+            rows = [read_saved_log(path) for path in dict.fromkeys(options.from_logs)]
+            return 0 if show_sessions(rows, terminal) else 1
+        if not options.sessions:
+            refuse_unwritable_log(options.log_file)
+        if not (options.sessions or options.check):
+            log.path = options.log_file  # whatever happens from here on is logged
+        servers, bridges = read_deployment(options.servers)
+        access = read_access(options)
+    except Trouble as error:
+        log.write(str(error))
+        terminal.complain(str(error))
+        return 2
+    except KeyboardInterrupt:  # at the question for the password, for example
         return 130
+    run = Run(options, access, terminal, log, listen_for_signals())
+    succeeded = do_run(servers, bridges, run)
+    if run.signals:
+        return 128 + run.signals[0]
+    return 0 if succeeded and not log.lost else 1
 
 
 if __name__ == "__main__":

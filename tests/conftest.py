@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import pytest
 
 import webbridge_restart
 from simulated_mmp import PASSWORD, SimulatedMMP
+from strict_mmp import StrictMMP
+
+MMP = (SimulatedMMP, StrictMMP)
+AnyServer = Union[SimulatedMMP, StrictMMP, str]  # or an address
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00 ")
 
@@ -49,7 +53,9 @@ def _signals_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits of which a test need not see the full length."""
     monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(webbridge_restart, "SILENCE_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -75,11 +81,11 @@ def run(
     """
     monkeypatch.setenv("MMP_PASSWORD", PASSWORD)
 
-    def run_once(servers: list[SimulatedMMP | str], *options: str) -> Ran:
-        addresses = [mmp if isinstance(mmp, str) else mmp.address for mmp in servers]
+    def run_once(servers: Sequence[AnyServer], *options: str) -> Ran:
+        addresses = [address_of(server) for server in servers]
         monkeypatch.setattr(webbridge_restart, "WEBBRIDGES", dict(enumerate(addresses, 1)))
         if not known_hosts.exists():
-            lines = [mmp.known_hosts_line for mmp in servers if isinstance(mmp, SimulatedMMP)]
+            lines = [mmp.known_hosts_line for mmp in servers if isinstance(mmp, MMP)]
             known_hosts.write_text("".join(f"{line}\n" for line in lines))
         before = len(log_file.read_bytes()) if log_file.is_file() else 0
         began = time.monotonic()
@@ -101,13 +107,15 @@ def mmp() -> Iterator[SimulatedMMP]:
         yield server
 
 
-def restarted(server: SimulatedMMP | str) -> str:
+def address_of(server: AnyServer) -> str:
+    return server if isinstance(server, str) else server.address
+
+
+def restarted(server: AnyServer) -> str:
     """Return the log line of a success."""
-    address = server if isinstance(server, str) else server.address
-    return f"Webbridge on server: {address} restarted successfully"
+    return f"Webbridge on server: {address_of(server)} restarted successfully"
 
 
-def failed(server: SimulatedMMP | str, reason: str) -> list[str]:
+def failed(server: AnyServer, reason: str) -> list[str]:
     """Return the two log lines of a failure."""
-    address = server if isinstance(server, str) else server.address
-    return [f"Failed to restart webbridge on server {address}. Error:", reason]
+    return [f"Failed to restart webbridge on server {address_of(server)}. Error:", reason]

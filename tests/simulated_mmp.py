@@ -3,12 +3,15 @@
     with SimulatedMMP() as mmp:
         ...  # connect to mmp.address; see mmp.commands, mmp.passwords and mmp.connections
 
-It listens on a port that the system chooses, and is gone at the end of the block.
+It listens on a port that the system chooses, and is gone at the end of the block. As the
+strictest servers do, it hangs up on a second request for the login service, and on anything before
+the login that belongs after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import socket
@@ -20,13 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 PASSWORD = "correct horse"
 SUCCESS = b"SUCCESS: Webbridge restarted\n"
 SETTINGS = b"Enabled                 : true\nInterface whitelist     : a:443\n"
 Action = Callable[["paramiko.Channel"], None]
+SERVICE_REQUEST, CHANNEL_SUCCESS = 5, 99  # the numbers of SSH's messages
+AFTER_LOGIN = 80  # it, and all above it, belong after the login
 
 
 def ed25519_key() -> paramiko.PKey:
@@ -36,7 +41,13 @@ def ed25519_key() -> paramiko.PKey:
     return paramiko.Ed25519Key(file_obj=io.StringIO(pem.decode()))
 
 
-def rsa_key() -> paramiko.PKey:
+def ecdsa_key() -> paramiko.PKey:
+    return paramiko.ECDSAKey.generate(ec.SECP256R1())
+
+
+@functools.cache
+def rsa_key(number: int = 1) -> paramiko.PKey:
+    """Return the same key for the same number, as one is slow to generate."""
     pem = rsa.generate_private_key(65537, 2048).private_bytes(
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
     )
@@ -88,6 +99,7 @@ class SimulatedMMP:
     raw: Callable[[socket.socket], None] | None = None  # instead of SSH
     raw_times: int = 1_000_000  # for so many connections; after that comes SSH
     log: bytes | Path = b""  # what SFTP serves as "log", or the path of such a file
+    log_size: int | None = -1  # what SFTP says that it has; -1: its real size, None: nothing
     host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
@@ -95,6 +107,7 @@ class SimulatedMMP:
         self.passwords: list[str] = []
         self.connections = 0
         self.read_at: dict[int, int] = {}  # over SFTP: offset and length
+        self.reads = 0  # requests over SFTP, also those past the end
         self.stopped = threading.Event()
         self.connected = threading.Condition()
         self.transports: list[paramiko.Transport] = []
@@ -166,15 +179,26 @@ class SimulatedMMP:
 
 
 class _Transport(paramiko.Transport):
-    """A transport that knows when it has replied to a request for a command."""
+    """A transport that hangs up where paramiko's would not, and knows when it has replied."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
         self.replied = threading.Event()
+        self.service_requests = 0
+        self.read_leniently = self.packetizer.read_message
+        self.packetizer.read_message = self._read_strictly
+
+    def _read_strictly(self) -> tuple[int, paramiko.Message]:
+        kind, message = self.read_leniently()
+        self.service_requests += kind == SERVICE_REQUEST
+        too_early = kind >= AFTER_LOGIN and not self.is_authenticated()
+        if too_early or self.service_requests > 1:
+            raise EOFError
+        return kind, message
 
     def _send_user_message(self, message: paramiko.Message) -> None:
         super()._send_user_message(message)
-        if message.asbytes()[:1] == b"\x63":  # SSH_MSG_CHANNEL_SUCCESS
+        if message.asbytes()[0] == CHANNEL_SUCCESS:
             self.replied.set()
 
 
@@ -196,7 +220,9 @@ class _Session(paramiko.ServerInterface):
             self.mmp.stopped.wait()
 
     def check_auth_password(self, username: str, password: str) -> int:
-        self.mmp.passwords.append(password)
+        self.mmp.passwords.append(password)  # also where it should not have been sent
+        if "password" not in self.mmp.methods.split(","):
+            return paramiko.AUTH_FAILED
         good = password == self.mmp.password
         result = self.mmp.right_password(self.transport) if good else paramiko.AUTH_FAILED
         self._stall("login")
@@ -205,7 +231,7 @@ class _Session(paramiko.ServerInterface):
     def check_auth_interactive(
         self, username: str, submethods: str
     ) -> int | paramiko.InteractiveQuery:
-        if "keyboard-interactive" not in self.mmp.methods:
+        if "keyboard-interactive" not in self.mmp.methods.split(","):
             return paramiko.AUTH_FAILED
         return self._ask()
 
@@ -276,11 +302,13 @@ class _LogHandle(paramiko.SFTPHandle):
 
     def stat(self) -> paramiko.SFTPAttributes:
         attributes = paramiko.SFTPAttributes()
-        attributes.st_size = self.file.seek(0, os.SEEK_END)
+        size = self.mmp.log_size
+        attributes.st_size = self.file.seek(0, os.SEEK_END) if size == -1 else size
         return attributes
 
     def read(self, offset: int, length: int) -> bytes | int:
         with self.lock:
+            self.mmp.reads += 1
             self.file.seek(offset)
             data = self.file.read(length)
             self.mmp.read_at[offset] = len(data)
