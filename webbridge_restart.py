@@ -624,9 +624,9 @@ class Session:
         give_up = time.monotonic() + seconds
         connection = dial(self.server.host, self.server.port, seconds)
         transport = self.transport = paramiko.Transport(connection)
-        # Only the clock of this session counts.
-        transport.banner_timeout = transport.handshake_timeout = self.seconds
-        transport.auth_timeout = transport.channel_timeout = self.seconds
+        # paramiko's own limits must not end a session before its cut-off does.
+        transport.banner_timeout = transport.handshake_timeout = self.seconds + 1
+        transport.auth_timeout = transport.channel_timeout = self.seconds + 1
         if not any_key_type:
             offer_known_types(transport, self.known)
         self.enter(Stage.CONNECTING)  # it may have been closed since
@@ -1521,7 +1521,9 @@ def do_run(servers: list[Server], wanted: Wanted, run: Run) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the whole job and return the exit status, which the top of this file explains."""
-    logging.getLogger("paramiko").setLevel(sys.maxsize)  # it logs tracebacks of handled errors
+    # paramiko and its threads print tracebacks of errors that are handled here.
+    logging.getLogger("paramiko").setLevel(sys.maxsize)
+    threading.excepthook = lambda _: None
     options = parse_options(argv)
     terminal = Terminal(options.quiet)
     log = Log(terminal)
