@@ -550,8 +550,11 @@ def read_to_end(read: Callable[[int], bytes]) -> LogEnd:
         pieces.append(piece)
 
 
-def read_back(file: paramiko.SFTPFile) -> Iterator[LogEnd]:
-    """Yield more and more of a file's end; raises as reading does."""
+def read_log(transport: paramiko.Transport) -> Iterator[LogEnd]:
+    """Yield more and more of the end of the MMP's log; raises as SFTP does."""
+    channel = transport.open_session()
+    channel.invoke_subsystem("sftp")
+    file = paramiko.SFTPClient(channel).open("log")
     size = start = file.stat().st_size or 0
     text = b""
     if size == 0:  # empty, or a virtual file that does not tell its size
@@ -651,13 +654,6 @@ class Session:
                 raise
         status = read_answer(channel, self.text)
         return Answer(bytes(self.text).replace(b"\r", b"\n"), status)
-
-    def read_log(self, transport: paramiko.Transport) -> Iterator[LogEnd]:
-        """Yield more and more of the end of the MMP's log; raises as reading does."""
-        self.enter(Stage.LOG)
-        channel = transport.open_session()
-        channel.invoke_subsystem("sftp")
-        yield from read_back(paramiko.SFTPClient(channel).open("log"))
 
     def enter(self, stage: Stage) -> None:
         """Go on to a stage; raises Trouble if the main thread has closed the session."""
@@ -1044,7 +1040,8 @@ def read_counters(session: Session, wanted: Collection[Bridge]) -> Reading:
     """Read no more of the MMP's log than it takes to find the wanted counters."""
     transport = session.open()
     reading = NO_READING
-    for end in session.read_log(transport):
+    session.enter(Stage.LOG)
+    for end in read_log(transport):
         reading = parse_log(end, datetime.datetime.now(datetime.timezone.utc))
         if all(bridge in reading.counters for bridge in wanted):
             break
