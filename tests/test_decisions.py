@@ -1,317 +1,468 @@
-"""The decisions, against a paramiko.SSHClient that is mocked: retry or not, success or not."""
+"""What is sent how often, on a mocked paramiko.Transport: again or not, once or never.
+
+A test reads the steps of a run from a list: "connect", "password", "session", "webbridge restart".
+Only here can a failure come at exactly one step, and one thread wait for another. How a failure is
+explained, and what real servers do, is in test_faults.py and test_wire.py. How an answer is judged
+is in test_answers.py.
+"""
 
 from __future__ import annotations
 
-import builtins
+import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from unittest.mock import MagicMock, patch
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import MagicMock, create_autospec
 
 import paramiko
 import pytest
 from paramiko.ssh_exception import IncompatiblePeer, NoValidConnectionsError
 
 import webbridge_restart
-from conftest import Ran, Run, failed, restarted
+from conftest import Run, failed, restarted
+from simulated_mmp import PASSWORD, SUCCESS, ed25519_key
+from webbridge_restart import RESTART_COMMAND, Session
 
-ADDRESS = "10.48.79.194"
+ADDRESS, SECOND, THIRD = "10.48.79.194", "10.48.79.195", "10.48.79.196"
 REFUSED = NoValidConnectionsError({(ADDRESS, 22): ConnectionRefusedError()})
-WAITING = "while waiting for the answer to 'webbridge restart'"
-DOUBT = "The restart may or may not have happened: look before you repeat it."
+UNABLE = f"[Errno None] Unable to connect to port 22 on {ADDRESS}"
+MAYBE = "The restart may or may not have happened: look before you repeat it."
+CONNECT, KEYS, PASSWORD_SENT, SESSION = "connect", "keys", "password", "session"
+QUESTION = "question"
+BEGINNING = [CONNECT, KEYS, PASSWORD_SENT, SESSION]
+ALL_STEPS = [*BEGINNING, RESTART_COMMAND]
+WANTS_ANSWERS = paramiko.BadAuthenticationType("no", ["publickey", "keyboard-interactive"])
+PATIENCE = 60  # seconds; then a test fails
+Transport = paramiko.Transport  # before a test puts the mock in its place
 
 
-class Client:
-    """The mocked client of a run, whose connections fail as told and whose answer is as told."""
+class Network:
+    """The mocked connections of a run: the steps that they took, and what goes wrong with them."""
 
     def __init__(self) -> None:
-        self.failures: list[Exception] = []
-        self.login_failure: Exception | None = None
-        self.answer: list[bytes | Exception] = [b"SUCCESS: Webbridge restarted\n"]
+        self.steps: list[str] = []
+        self.steps_at: dict[str, list[str]] = {}  # the same, by the server's address
+        self.failures: dict[str, list[Exception | None]] = {}  # of a step: the next ones
+        self.waits: dict[str, Callable[[str], object]] = {}  # called with the address at a step
+        self.answers: dict[str, list[bytes | Exception]] = {}  # by address, if not SUCCESS
         self.status = 0
-        self.transport = MagicMock()
-        self.channel = self.transport.open_session.return_value
-        self.channel.recv.side_effect = self._recv
-        self.channel.exit_status_ready.side_effect = lambda: not self.answer
-        self.channel.recv_ready.return_value = False
-        self.mock = MagicMock()
-        self.mock.get_transport.return_value = None
-        self.mock.connect.side_effect = self._connect
+        self.still_wanted: list[str] = []  # after the right password
+        self.host_keys = [ed25519_key()]  # of the connections in turn; the last one stays
+        self.sockets: list[MagicMock] = []
 
-    def _connect(self, *_: object, auth_strategy: object, **__: object) -> None:
-        if self.failures:
-            raise self.failures.pop(0)
-        methods = paramiko.BadAuthenticationType("", ["publickey", "password"])
-        self.transport.auth_none.side_effect = methods
-        self.transport.auth_password.side_effect = self.login_failure
-        self.transport.auth_password.return_value = []
-        auth_strategy.authenticate(self.transport)  # type: ignore[attr-defined]
-        self.mock.get_transport.return_value = self.transport
+    def step(self, address: str, name: str) -> None:
+        self.steps.append(name)
+        self.steps_at.setdefault(address, []).append(name)
+        failures = self.failures.get(name)
+        failure = failures.pop(0) if failures else None
+        if name in self.waits:
+            self.waits[name](address)
+        if failure:
+            raise failure
 
-    def _recv(self, size: int) -> bytes:
-        self.channel.exit_status = self.status
-        piece = self.answer.pop(0) if self.answer else b""
-        if isinstance(piece, Exception):
-            raise piece
-        return piece
+    def dial(self, host: str, port: int, seconds: float) -> MagicMock:
+        self.step(host, CONNECT)
+        connection = create_autospec(socket.socket, instance=True)
+        connection.host = host
+        self.sockets.append(connection)
+        return connection
 
-    @property
-    def connections(self) -> int:
-        return self.mock.connect.call_count
+    def transport(self, connection: MagicMock) -> MagicMock:
+        host = connection.host
+        host_key = self.host_keys.pop(0) if len(self.host_keys) > 1 else self.host_keys[0]
 
-    @property
-    def commands(self) -> list[str]:
-        return [call.args[0] for call in self.channel.exec_command.call_args_list]
+        def auth_password(username: str, password: str, *, fallback: bool) -> list[str]:
+            right = (username, password, fallback) == ("admin", PASSWORD, False)
+            self.step(host, PASSWORD_SENT if right else "something else")
+            return self.still_wanted
+
+        def auth_interactive(_: str, handler: Callable[..., list[str]]) -> list[str]:
+            self.step(host, QUESTION)
+            assert handler("", "", [("Password: ", False)]) == [PASSWORD]
+            return []
+
+        def open_session() -> MagicMock:
+            self.step(host, SESSION)
+            return self.channel(host)
+
+        transport = create_autospec(Transport, instance=True)
+        transport.sock, transport.host_key_type = connection, host_key.get_name()
+        transport.get_security_options.return_value.key_types = ["ssh-ed25519", "rsa-sha2-512"]
+        transport.start_client.side_effect = lambda timeout: self.step(host, KEYS)
+        transport.get_remote_server_key.return_value = host_key
+        transport.auth_password.side_effect = auth_password
+        transport.auth_interactive.side_effect = auth_interactive
+        transport.open_session.side_effect = open_session
+        transport.is_active.return_value = True
+        return transport
+
+    def channel(self, host: str) -> MagicMock:
+        answer = list(self.answers.get(host, [SUCCESS]))
+
+        def recv(_: int) -> bytes:
+            piece = answer.pop(0) if answer else b""
+            if isinstance(piece, Exception):
+                raise piece
+            return piece
+
+        channel = create_autospec(paramiko.Channel, instance=True)
+        channel.status_event = MagicMock()
+        channel.exit_status = self.status
+        channel.exec_command.side_effect = lambda command: self.step(host, command)
+        channel.recv.side_effect = recv
+        channel.recv_ready.side_effect = lambda: bool(answer)
+        channel.exit_status_ready.return_value = False
+        return channel
 
 
 @pytest.fixture
-def client() -> Iterator[Client]:
-    client = Client()
-    with patch("paramiko.SSHClient", return_value=client.mock):
-        yield client
+def network(monkeypatch: pytest.MonkeyPatch, known_hosts: Path) -> Network:
+    network = Network()
+    monkeypatch.setattr(webbridge_restart, "dial", network.dial)
+    monkeypatch.setattr(paramiko, "Transport", network.transport)
+    key = network.host_keys[0]
+    names = ",".join([ADDRESS, SECOND, THIRD])
+    known_hosts.write_text(f"{names} {key.get_name()} {key.get_base64()}\n")
+    return network
 
 
-Ask = Callable[[], Ran]
+def new_threads(before: set[threading.Thread]) -> set[threading.Thread]:
+    return set(threading.enumerate()) - before
+
+
+def join(threads: set[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 @pytest.fixture
-def ask(run: Run) -> Ask:
-    return lambda: run([ADDRESS])
+def time_is_over(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], bool]]:
+    """Says of an address whether its time is over. The time of others is never over."""
+    over: dict[str, Callable[[], bool]] = {}
+
+    def why_cut_off(_: object, session: Session) -> str:
+        is_over = over.get(session.server.address)
+        return "after 60 s" if is_over and is_over() else ""
+
+    monkeypatch.setattr(webbridge_restart.Run, "why_cut_off", why_cut_off)
+    return over
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        REFUSED,
-        ConnectionResetError(104, "Connection reset by peer"),
-        OSError(101, "Network is unreachable"),
-        TimeoutError(110, "Connection timed out"),
-        socket.timeout("timed out"),
-        socket.gaierror(-3, "Temporary failure in name resolution"),
-        EOFError(),
-        paramiko.SSHException("Error reading SSH protocol banner"),
-    ],
-    ids=repr,
-)
-def test_what_can_pass_is_tried_again(client: Client, ask: Ask, failure: Exception) -> None:
-    client.failures = [failure, failure]
-    assert ask().log == [restarted(ADDRESS)]
-    assert (client.connections, client.commands) == (3, ["webbridge restart"])
+# ---- Connecting: what is tried again -------------------------------------------------------------
+
+PASSING = {
+    "refused": REFUSED,
+    "reset": ConnectionResetError(104, "Connection reset by peer"),
+    "no network": OSError(101, "Network is unreachable"),
+    "timed out": socket.timeout("timed out"),
+    "no name server": socket.gaierror(-3, "Temporary failure in name resolution"),
+    "end": EOFError(),
+    "no banner": paramiko.SSHException("Error reading SSH protocol banner"),
+}
 
 
-def test_three_tries_in_all(client: Client, ask: Ask) -> None:
-    client.failures = [REFUSED] * 4
-    ran = ask()
-    assert ran.log == failed(ADDRESS, f"[Errno None] Unable to connect to port 22 on {ADDRESS}")
-    assert (ran.status, client.connections, client.commands) == (1, 3, [])
+@pytest.mark.parametrize("step", [CONNECT, KEYS])
+@pytest.mark.parametrize("failure", PASSING.values(), ids=PASSING)
+def test_what_can_pass_is_tried_again(
+    network: Network, run: Run, failure: Exception, step: str
+) -> None:
+    network.failures[step] = [failure, failure]
+    assert run([ADDRESS]).log == [restarted(ADDRESS)]
+    one_try = [CONNECT] if step == CONNECT else [CONNECT, KEYS]
+    assert network.steps == [*one_try, *one_try, *ALL_STEPS]
+
+
+def test_three_tries_in_all(network: Network, run: Run) -> None:
+    network.failures[CONNECT] = [REFUSED] * 4
+    ran = run([ADDRESS])
+    assert ran.log == failed(ADDRESS, UNABLE)
+    assert (ran.status, network.steps) == (1, [CONNECT] * 3)
 
 
 def test_no_try_is_begun_without_time_for_it(
-    client: Client, run: Run, monkeypatch: pytest.MonkeyPatch
+    network: Network, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webbridge_restart.SECONDS_BETWEEN_TRIES", 2.0)
-    client.failures = [REFUSED] * 4
-    ran = run([ADDRESS], "--timeout", "3")
-    assert ran.log == failed(ADDRESS, f"[Errno None] Unable to connect to port 22 on {ADDRESS}")
-    assert client.connections == 1
+    """The reason is then in the log, instead of a cut-off a moment later."""
+    monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 50.0)
+    network.failures[CONNECT] = [REFUSED] * 4
+    assert run([ADDRESS], "--timeout", "60").log == failed(ADDRESS, UNABLE)
+    assert network.steps == [CONNECT]
+
+
+def test_connection_of_a_failed_try_is_closed(network: Network, run: Run) -> None:
+    network.failures[KEYS] = [EOFError()]
+    assert run([ADDRESS]).status == 0
+    assert [bool(each.close.called) for each in network.sockets] == [True, True]
+
+
+def test_what_lasts_is_not_tried_again(network: Network, run: Run) -> None:
+    network.failures[KEYS] = [ValueError("odd\x1b")]
+    assert run([ADDRESS]).log == failed(ADDRESS, r"ValueError while connecting: odd\x1b.")
+    assert network.steps == [CONNECT, KEYS]
+
+
+@pytest.mark.parametrize(("known", "tries"), [(True, 2), (False, 1)], ids=["known", "unknown"])
+def test_nothing_in_common(
+    network: Network, run: Run, known_hosts: Path, known: bool, tries: int
+) -> None:
+    """If the server's keys are known, one more try shows which key it has instead."""
+    network.failures[KEYS] = [IncompatiblePeer("no acceptable kex algorithm") for _ in range(4)]
+    if not known:
+        known_hosts.write_text("")
+    ran = run([ADDRESS])
+    assert "have no algorithm in common" in ran.log[1]
+    assert (ran.status, network.steps) == (1, [CONNECT, KEYS] * tries)
+
+
+# ---- From the login on: nothing is repeated ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("failure", "reason"),
+    ("step", "failure", "steps"),
     [
-        (
-            IncompatiblePeer("no acceptable kex algorithm"),
-            f"The server and paramiko {paramiko.__version__} have no algorithm in common. ",
-        ),
-        (ValueError("odd\x1b"), r"ValueError while connecting: odd\x1b."),
+        (PASSWORD_SENT, paramiko.AuthenticationException("Authentication failed."), 3),
+        (PASSWORD_SENT, paramiko.BadAuthenticationType("no", ["publickey"]), 3),
+        (PASSWORD_SENT, paramiko.BadAuthenticationType("no", ["password"]), 3),
+        (PASSWORD_SENT, paramiko.SSHException("Illegal info request from server"), 3),
+        (PASSWORD_SENT, ConnectionResetError(104, "Connection reset by peer"), 3),
+        (PASSWORD_SENT, EOFError(), 3),
+        (SESSION, paramiko.ChannelException(4, "shortage"), 4),
+        (SESSION, paramiko.SSHException("No existing session"), 4),
+        (SESSION, EOFError(), 4),
+        (RESTART_COMMAND, ConnectionResetError(104, "Connection reset by peer"), 5),
+        (RESTART_COMMAND, EOFError(), 5),
+        (RESTART_COMMAND, ZeroDivisionError("odd"), 5),
     ],
-    ids=repr,
+    ids=lambda value: value if isinstance(value, (str, int)) else type(value).__name__,
 )
-def test_what_lasts_is_not_tried_again(
-    client: Client, ask: Ask, failure: Exception, reason: str
+def test_failure_ends_it(
+    network: Network, run: Run, step: str, failure: Exception, steps: int
 ) -> None:
-    client.failures = [failure]
-    ran = ask()
-    assert ran.log[1].startswith(reason)
-    assert (ran.status, client.connections, client.commands) == (1, 1, [])
+    network.failures[step] = [failure]
+    ran = run([ADDRESS])
+    assert (ran.status, network.steps) == (1, ALL_STEPS[:steps])
+    assert (MAYBE in ran.log[1]) == (step == RESTART_COMMAND)
+
+
+@pytest.mark.parametrize("failure", [EOFError(), OSError(104, "reset"), ZeroDivisionError("odd")])
+def test_failure_in_the_answer_ends_it(network: Network, run: Run, failure: Exception) -> None:
+    network.answers[ADDRESS] = [b"SUCC", failure]
+    ran = run([ADDRESS])
+    assert (ran.status, network.steps) == (1, ALL_STEPS)
+    assert ran.log[1].endswith(MAYBE)
+
+
+def test_second_factor_gets_nothing(network: Network, run: Run) -> None:
+    network.still_wanted = ["keyboard-interactive"]
+    assert run([ADDRESS]).status == 1
+    assert network.steps == [CONNECT, KEYS, PASSWORD_SENT]
+
+
+def test_key_that_is_not_the_known_one_gets_nothing(network: Network, run: Run) -> None:
+    network.host_keys = [ed25519_key()]
+    assert run([ADDRESS]).status == 1
+    assert network.steps == [CONNECT, KEYS]
+
+
+@pytest.mark.parametrize("came", ["text", "status"])
+def test_answer_that_comes_before_the_reply_to_the_request(
+    network: Network, run: Run, came: str
+) -> None:
+    """paramiko then takes the reply for a refusal, and the command ran nevertheless."""
+    network.failures[RESTART_COMMAND] = [paramiko.SSHException("Channel closed.")]
+    if came == "text":
+        network.status = -1
+    else:
+        network.answers[ADDRESS] = []
+    assert run([ADDRESS]).log == [restarted(ADDRESS)]
+    assert network.steps == ALL_STEPS
+
+
+# ---- Answering the question for the password -----------------------------------------------------
+
+ANSWERED = [CONNECT, KEYS, PASSWORD_SENT, CONNECT, KEYS, QUESTION]
+
+
+def test_question_is_answered_on_a_connection_of_its_own(network: Network, run: Run) -> None:
+    network.failures[PASSWORD_SENT] = [WANTS_ANSWERS]
+    assert run([ADDRESS]).log == [restarted(ADDRESS)]
+    assert network.steps == [*ANSWERED, SESSION, RESTART_COMMAND]
+    assert [bool(each.close.called) for each in network.sockets] == [True, True]
 
 
 @pytest.mark.parametrize(
     "failure",
     [
         paramiko.AuthenticationException("Authentication failed."),
-        paramiko.BadAuthenticationType("no", ["publickey"]),
-        paramiko.SSHException("Illegal info request from server"),
-        ConnectionResetError(104, "Connection reset by peer"),
+        WANTS_ANSWERS,
+        paramiko.SSHException("odd"),
         EOFError(),
     ],
-    ids=repr,
+    ids=lambda failure: type(failure).__name__,
 )
-def test_the_password_is_sent_once(client: Client, ask: Ask, failure: Exception) -> None:
-    client.login_failure = failure
-    ran = ask()
-    assert (ran.status, client.connections, client.commands) == (1, 1, [])
-    assert client.transport.auth_password.call_count == 1
-    assert client.transport.auth_interactive.call_count == 0
+def test_question_is_answered_once(network: Network, run: Run, failure: Exception) -> None:
+    network.failures = {PASSWORD_SENT: [WANTS_ANSWERS], QUESTION: [failure]}
+    assert run([ADDRESS]).status == 1
+    assert network.steps == ANSWERED
 
 
-def test_no_agent_and_no_key_files(client: Client, ask: Ask) -> None:
-    ask()
-    options = client.mock.connect.call_args.kwargs
-    assert (options["allow_agent"], options["look_for_keys"]) == (False, False)
+def test_connection_for_the_question_has_its_tries_too(network: Network, run: Run) -> None:
+    network.failures = {CONNECT: [None, REFUSED, REFUSED], PASSWORD_SENT: [WANTS_ANSWERS]}
+    assert run([ADDRESS]).status == 0
+    assert network.steps == [
+        *(CONNECT, KEYS, PASSWORD_SENT),
+        *(CONNECT, CONNECT),
+        *(CONNECT, KEYS, QUESTION, SESSION, RESTART_COMMAND),
+    ]
 
 
-@pytest.mark.parametrize(
-    ("answer", "status"),
-    [
-        ([b"SUCCESS: Webbridge restarted\n"], 0),
-        ([b""], 0),
-        ([b"odd but done"], 0),
-        ([b"SUCCESS: a\nSUCCESS: b\n", b""], -1),
-        ([b"SUCC", b"ESS: a", b""], -1),
-        ([b"\r\n  SUCCESS: a\r\n", b""], -1),
-        ([b"no FAILURE of the ERROR kind\n"], 0),
-        ([socket.timeout(), b"SUCCESS: a\n"], 0),
-    ],
-)
-def test_restarted(client: Client, ask: Ask, answer: list[bytes], status: int) -> None:
-    client.answer, client.status = list(answer), status
-    assert ask().log == [restarted(ADDRESS)]
-    assert client.commands == ["webbridge restart"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "status", "reason"),
-    [
-        ([b"FAILURE: no\n"], 0, "The server answered: FAILURE: no"),
-        ([b"SUCCESS: a\nFAIL", b"URE: b"], 0, "The server answered: FAILURE: b"),
-        ([b"SUCCESS: a\r> error: b\r"], 0, "The server answered: error: b"),
-        (
-            [b"\x1b[1;31mFAILURE: no\x1b[0m\n"],
-            0,
-            r"The server answered: FAILURE: no\x1b[0m",
-        ),
-        ([b"ERROR\n"], -1, "The server answered: ERROR"),
-        ([b"SUCCESS: a\n"], 1, "The server answered: SUCCESS: a (exit status 1)"),
-        ([b""], 4294967295, "The server answered: nothing (exit status 4294967295)"),
-        (
-            [b"Unknown command: webbridge restart\n"],
-            0,
-            "The server answered: Unknown command: webbridge restart "
-            "CMS 3.0 and newer have no Web Bridge 2.",
-        ),
-        ([b""], -1, f"The answer ended without exit status or SUCCESS, after: nothing. {DOUBT}"),
-        (
-            [b"no SUCCESS: here", b""],
-            -1,
-            "The answer ended without exit status or SUCCESS, after: no SUCCESS: here. " + DOUBT,
-        ),
-        (
-            [b"x" * 70000 + b"\nFAILURE: late\n"],
-            0,
-            "The server answered: FAILURE: late",
-        ),
-        (
-            [b"y" * 400, b"\n"],
-            1,
-            f"The server answered: {'y' * 300}... (exit status 1)",
-        ),
-        (
-            [EOFError()],
-            -1,
-            f"The connection broke off {WAITING}. {DOUBT}",
-        ),
-        (
-            [ZeroDivisionError("odd")],
-            -1,
-            f"ZeroDivisionError {WAITING}: odd. {DOUBT}",
-        ),
-    ],
-)
-def test_not_restarted(
-    client: Client, ask: Ask, answer: list[bytes | Exception], status: int, reason: str
+def test_connection_for_the_question_must_show_the_key_that_was_stored(
+    network: Network, run: Run, known_hosts: Path
 ) -> None:
-    client.answer, client.status = list(answer), status
-    ran = ask()
-    assert ran.log == failed(ADDRESS, reason)
-    assert (ran.status, client.commands) == (1, ["webbridge restart"])
+    """The first connection stored it. Somebody else may answer the second one."""
+    known_hosts.write_text("")
+    network.host_keys = [ed25519_key(), ed25519_key()]
+    network.failures[PASSWORD_SENT] = [WANTS_ANSWERS]
+    ran = run([ADDRESS], "--accept-new-host-keys")
+    assert ran.log[1].startswith("The host key has CHANGED.")
+    assert network.steps == [CONNECT, KEYS, PASSWORD_SENT, CONNECT, KEYS]
+    assert len(known_hosts.read_text().splitlines()) == 1
 
 
-def test_a_system_without_more_threads(client: Client, run: Run) -> None:
+# ---- Turns and threads ---------------------------------------------------------------------------
+
+
+def test_system_without_more_threads(
+    network: Network, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The turn that cannot begin is one server's trouble."""
-    with patch("threading.Thread.start", autospec=True, side_effect=[RuntimeError("no"), None]):
-        ran = run([ADDRESS], "--timeout", "1")
-    assert ran.log == failed(ADDRESS, "RuntimeError while connecting: no.")
-    assert (ran.status, client.commands) == (1, [])
+    real, starts = threading.Thread.start, iter([False, True])
+
+    def start(thread: threading.Thread) -> None:
+        if not next(starts):
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    ran = run([ADDRESS, SECOND])
+    reason = "RuntimeError while connecting: can't start new thread."
+    assert ran.log == [*failed(ADDRESS, reason), restarted(SECOND)]
+    assert network.steps_at == {SECOND: ALL_STEPS}
 
 
-def test_who_cuts_off_says_why(client: Client, run: Run) -> None:
-    """The server's own thread ends before the close that woke it has returned, and is not heard."""
-    main, threads_before = threading.current_thread(), set(threading.enumerate())
-    closed = threading.Event()
+@pytest.mark.parametrize("late", [SUCCESS, b"FAILURE: b\n", EOFError()], ids=ascii)
+def test_result_after_the_cut_off_is_dropped(
+    network: Network,
+    run: Run,
+    time_is_over: dict[str, Callable[[], bool]],
+    late: bytes | Exception,
+) -> None:
+    """It comes while the next server has its turn."""
+    before = set(threading.enumerate())
+    first: list[threading.Thread] = []
+    next_has_begun = threading.Event()
 
-    def break_off(_: str) -> None:
-        closed.wait(20)
-        raise EOFError
+    def restart(address: str) -> None:
+        if address == ADDRESS:
+            first.append(threading.current_thread())
+            assert next_has_begun.wait(PATIENCE)
+            return
+        next_has_begun.set()
+        join(set(first))
 
-    def close() -> None:
-        closed.set()
-        for thread in set(threading.enumerate()) - threads_before:
-            if threading.current_thread() is main:
-                thread.join(20)
+    network.answers[ADDRESS] = [late]
+    network.waits[RESTART_COMMAND] = restart
+    time_is_over[ADDRESS] = lambda: bool(first)
+    ran = run([ADDRESS, SECOND])
+    join(new_threads(before))
+    cut_off = f"Cut off after 60 s while waiting for the answer. {MAYBE}"
+    assert ran.log == [*failed(ADDRESS, cut_off), restarted(SECOND)]
+    assert network.steps_at == {ADDRESS: ALL_STEPS, SECOND: ALL_STEPS}
 
-    client.channel.exec_command.side_effect = break_off
-    client.mock.close.side_effect = close
-    ran = run([ADDRESS], "--timeout", "0.2")
-    assert ran.log == failed(ADDRESS, f"Cut off after 0.2 s {WAITING}. {DOUBT}")
+
+@pytest.mark.parametrize("step", ALL_STEPS[:-1])
+def test_nothing_is_sent_after_the_cut_off(
+    network: Network, run: Run, time_is_over: dict[str, Callable[[], bool]], step: str
+) -> None:
+    """A step that succeeds a moment later is the last one, and its connection is closed."""
+    before = set(threading.enumerate())
+    reached, cut_off = threading.Event(), threading.Event()
+
+    def wait(_: str) -> None:
+        reached.set()
+        assert cut_off.wait(PATIENCE)
+
+    network.waits[step] = wait
+    time_is_over[ADDRESS] = reached.is_set
+    ran = run([ADDRESS])
+    cut_off.set()
+    join(new_threads(before))
+    doing = {PASSWORD_SENT: "logging in", SESSION: "opening a session"}.get(step, "connecting")
+    assert ran.log == failed(ADDRESS, f"Cut off after 60 s while {doing}.")
+    assert network.steps == ALL_STEPS[: ALL_STEPS.index(step) + 1]
+    assert [bool(each.close.called) for each in network.sockets] == [True]
+
+
+def test_no_try_is_begun_after_the_cut_off(
+    network: Network, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal also ends the pause before the next try."""
+    before = set(threading.enumerate())
+    monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 1000.0)
+    network.failures[CONNECT] = [REFUSED]
+    network.waits[CONNECT] = lambda _: signal.raise_signal(signal.SIGTERM)
+    ran = run([ADDRESS], "--timeout", "80000")
+    join(new_threads(before))
+    ended = "Ended by SIGTERM. Not attempted: none"
+    assert ran.log == [*failed(ADDRESS, "Cut off by SIGTERM while connecting."), ended]
+    assert network.steps == [CONNECT]
+
+
+def test_what_has_ended_is_told_before_the_clock_is_looked_at(
+    network: Network,
+    run: Run,
+    time_is_over: dict[str, Callable[[], bool]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slow disk holds the main thread up while the servers answer and their time goes by."""
+    real, before = webbridge_restart.Log.write, set(threading.enumerate())
+    first_is_told = threading.Event()
+
+    def restart(address: str) -> None:
+        if address != ADDRESS:
+            assert first_is_told.wait(PATIENCE)
+
+    def write(log: webbridge_restart.Log, *messages: str) -> None:
+        first_is_told.set()
+        join(new_threads(before))
+        real(log, *messages)
+
+    monkeypatch.setattr(webbridge_restart.Log, "write", write)
+    network.waits[RESTART_COMMAND] = restart
+    time_is_over.update({SECOND: first_is_told.is_set, THIRD: first_is_told.is_set})
+    ran = run([ADDRESS, SECOND, THIRD], "--parallel", "3")
+    assert ran.log[0] == restarted(ADDRESS)
+    assert sorted(ran.log[1:]) == [restarted(SECOND), restarted(THIRD)]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failure_that_nobody_can_tell_is_cut_off(client: Client, run: Run) -> None:
+def test_failure_that_nobody_can_tell_is_cut_off(
+    network: Network, run: Run, time_is_over: dict[str, Callable[[], bool]]
+) -> None:
     """Whatever goes wrong in a server's own thread, the run ends."""
+    before = set(threading.enumerate())
+    begun = threading.Event()
 
     class Untold(Exception):
         def __str__(self) -> str:
             raise ZeroDivisionError
 
-    client.answer = [Untold()]
-    ran = run([ADDRESS], "--timeout", "0.5")
-    assert ran.log == failed(ADDRESS, f"Cut off after 0.5 s {WAITING}. {DOUBT}")
-
-
-def test_what_has_ended_is_told_before_the_clock_is_looked_at(
-    client: Client, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A slow disk or a paused terminal holds the main thread up while the servers answer."""
-    real = webbridge_restart.Report.log
-    answered = threading.Event()
-    monkeypatch.setattr(client, "answer", [])
-    client.channel.exec_command.side_effect = lambda _: answered.wait(20)
-
-    def slow_log(report: webbridge_restart.Report, *messages: str) -> None:
-        answered.set()
-        threading.Event().wait(1)
-        real(report, *messages)
-
-    monkeypatch.setattr(webbridge_restart.Report, "log", slow_log)
-    addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    timer = threading.Timer(0.3, answered.set)
-    timer.start()
-    ran = run([*addresses], "--parallel", "3", "--timeout", "0.8")
-    assert sorted(ran.log) == [restarted(address) for address in addresses]
-
-
-def test_a_failure_to_open_the_session_sends_nothing(client: Client, ask: Ask) -> None:
-    client.transport.open_session.side_effect = paramiko.ChannelException(4, "\x1b[31mshortage")
-    reason = "The server opens no session (code 4): are too many open?"
-    assert ask().log == failed(ADDRESS, reason)
-    assert client.commands == []
-
-
-def test_every_type_that_has_a_reason_exists() -> None:
-    """The table names types by their names; a name that paramiko drops would never match."""
-    modules = (webbridge_restart, paramiko, paramiko.ssh_exception, socket, builtins)
-    for key in webbridge_restart.REASONS:
-        name = key.rpartition(": ")[2]
-        found = [getattr(module, name, None) for module in modules]
-        assert any(isinstance(kind, type) for kind in found), name
+    network.answers[ADDRESS] = [Untold()]
+    network.waits[RESTART_COMMAND] = lambda _: begun.set()
+    time_is_over[ADDRESS] = lambda: begun.is_set() and not new_threads(before)
+    ran = run([ADDRESS])
+    cut_off = f"Cut off after 60 s while waiting for the answer. {MAYBE}"
+    assert ran.log == failed(ADDRESS, cut_off)
+    assert (ran.status, network.steps) == (1, ALL_STEPS)

@@ -202,6 +202,11 @@ def sha1_offer() -> bytes:
     return struct.pack(">IB", 1 + len(payload) + padding, padding) + payload + bytes(padding)
 
 
+def forgive_second_request(transport: paramiko.Transport) -> None:
+    """Let a client log in a second time on the same connection, as many servers do."""
+    transport.packetizer.read_message = transport.read_leniently  # type: ignore[attr-defined]
+
+
 def only_sha1(transport: paramiko.Transport) -> None:
     options = transport.get_security_options()
     options.kex = ("diffie-hellman-group14-sha1",)
@@ -627,6 +632,16 @@ REFUSALS = [
         ASKS_FOR_MORE,
         (0, 1, 2),
     ),
+    Fault(
+        "keyboard-interactive that would go on with the first connection",
+        mmp(
+            methods="keyboard-interactive",
+            questions=[["Password: "], ["New password: "]],
+            set_up=forgive_second_request,
+        ),
+        ASKS_FOR_MORE,
+        ANSWERED_NO_COMMAND,
+    ),
     Fault("keys only", mmp(methods="publickey"), KEYS_ONLY, NO_COMMAND),
     Fault(
         "a second factor after the password",
@@ -799,8 +814,10 @@ OTHER_MAKE = [
 ]
 
 
-def row(fault: Fault) -> object:
-    return pytest.param(fault, id=fault.name)
+ROWS = [
+    *(pytest.param(fault, id=fault.name) for fault in ANSWERS + STALLS + DROPS + REFUSALS),
+    *(pytest.param(fault, id=f"other make: {fault.name}") for fault in OTHER_MAKE),
+]
 
 
 def described(host_key: str) -> str:
@@ -837,7 +854,7 @@ def after() -> Iterator[SimulatedMMP]:
         yield server
 
 
-@pytest.mark.parametrize("fault", [*map(row, ANSWERS + STALLS + DROPS + REFUSALS + OTHER_MAKE)])
+@pytest.mark.parametrize("fault", ROWS)
 def test_fault(
     fault: Fault,
     before: SimulatedMMP,

@@ -1,12 +1,12 @@
-"""The script as a child process, the way cron and Task Scheduler run it: in poor surroundings.
+"""The script as a child process, as cron and Task Scheduler run it: in poor surroundings.
 
-Nobody looks at 2 am. Whatever the environment, the streams, the log's disk and the moment of a
-signal are like, the servers are restarted, the log is right, and so is the exit status.
+Nobody looks at 2 am. Whatever is wrong with the environment, the streams or the log's disk, and
+whenever a signal comes: the servers are restarted, and the log and the exit status are right. What
+a server can do wrong is not for this file, and what only Windows has is in test_windows.py.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import errno
 import os
@@ -25,41 +25,24 @@ from typing import NamedTuple
 import paramiko
 import pytest
 
+import demo
 import webbridge_restart
-from conftest import STAMP, Ran, failed, restarted, unstamped
+from conftest import STAMP, Ran, address_of, failed, restarted, unstamped
 from simulated_mmp import PASSWORD, SimulatedMMP, answer, refusing_address, reset
 
 COMMAND = "webbridge restart"
 BARE = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}  # for Windows
 PATIENCE = 30.0  # seconds for a child, on a busy computer
-POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX: signals, modes, limits, shells")
+LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="needs Linux: /dev/full, /proc, capabilities"
+)
 
 # ---- A copy of the script, and a run of it -------------------------------------------------------
 
 
-def adapted(source: str, servers: Sequence[SimulatedMMP | str], pause: float) -> str:
-    """Return the script with another inventory and shorter pauses between its tries."""
-    addresses = [server if isinstance(server, str) else server.address for server in servers]
-    inventory = dict(enumerate(addresses, 1))
-    copy, blocks = re.subn(r"(?ms)^WEBBRIDGES = \{$.*?^\}$", f"WEBBRIDGES = {inventory}", source)
-    copy, pauses = re.subn(
-        r"(?m)^SECONDS_BETWEEN_TRIES = [0-9.]+$", f"SECONDS_BETWEEN_TRIES = {pause}", copy
-    )
-    assert blocks == pauses == 1
-    values = {
-        node.targets[0].id: node.value
-        for node in ast.parse(copy).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-    assert ast.literal_eval(values["WEBBRIDGES"]) == inventory
-    assert ast.literal_eval(values["SECONDS_BETWEEN_TRIES"]) == pause
-    return copy
-
-
 class Installed(NamedTuple):
-    """A copy of the script in a directory of its own, with the files that belong to it."""
+    """A copy of the script in a folder of its own, with the files that belong to it."""
 
     script: Path
     password_file: Path
@@ -77,7 +60,7 @@ class Installed(NamedTuple):
         stdout: int = subprocess.PIPE,
         stderr: int = subprocess.PIPE,
     ) -> subprocess.Popen[bytes]:
-        """Start it, with an empty environment; a launcher ends by becoming the script."""
+        """Start it with an empty environment. A launcher becomes the script in the end."""
         interpreter = *launcher, sys.executable, *flags
         password = "--password-file", str(self.password_file)
         child = subprocess.Popen(
@@ -92,7 +75,7 @@ class Installed(NamedTuple):
         return child
 
     def end(self, child: subprocess.Popen[bytes], encoding: str = "utf-8") -> Ran:
-        """Wait for its end; durations are told as "N s", and the log is all that is in it."""
+        """Wait for its end. Durations read "N s", and the log is the whole file."""
         began = time.monotonic()
         printed = child.communicate(timeout=PATIENCE)
         seconds = time.monotonic() - began
@@ -114,7 +97,7 @@ Install = Callable[..., Installed]
 
 @pytest.fixture
 def install(tmp_path: Path) -> Iterator[Install]:
-    """Install the script for these servers, whose keys it knows; leave no child behind."""
+    """Install the script for these servers, whose keys it knows. No child is left behind."""
     children: list[subprocess.Popen[bytes]] = []
 
     def copy(
@@ -122,9 +105,7 @@ def install(tmp_path: Path) -> Iterator[Install]:
     ) -> Installed:
         place = tmp_path / folder
         place.mkdir()
-        source = Path(webbridge_restart.__file__).read_text("utf-8")
-        script = place / "webbridge_restart.py"
-        script.write_text(adapted(source, servers, pause), "utf-8")
+        script = demo.script_for([address_of(server) for server in servers], place, pause)
         lines = [mmp.known_hosts_line for mmp in servers if isinstance(mmp, SimulatedMMP)]
         known_hosts = place / "webbridge_known_hosts"
         known_hosts.write_text("".join(f"{line}\n" for line in lines), "utf-8")
@@ -142,7 +123,7 @@ def install(tmp_path: Path) -> Iterator[Install]:
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
-    """The address of a port that refuses connections, and that nobody else can take meanwhile."""
+    """The address of a port that refuses connections. Nobody else can take it meanwhile."""
     with refusing_address() as address:
         yield address
 
@@ -157,27 +138,27 @@ def refused(address: str) -> str:
 
 def good(place: str, server: SimulatedMMP) -> str:
     """Return what stdout says of a success."""
-    return f"[{place}] {server.address} restarted  N s\n"
+    return f"[{place}] {server.address} restarted in N s\n"
 
 
 def bad(place: str, server: SimulatedMMP | str, reason: str) -> str:
     """Return what stderr says of a failure."""
-    address = server if isinstance(server, str) else server.address
-    return f"[{place}] {address} FAILED  N s: {reason}\n"
+    return f"[{place}] {address_of(server)} FAILED after N s: {reason}\n"
 
 
-def total(restarted: int, failed: int = 0, left: int = 0) -> str:
+def total(restarted: int, servers: int) -> str:
     """Return the last line of stdout."""
-    return f"Restarted: {restarted} of {restarted + failed + left}.\n"
+    noun = "server" if servers == 1 else "servers"
+    return f"Restarted {restarted} of {servers} {noun}.\n"
 
 
 def assert_both_told(
     ran: Ran, mmp: SimulatedMMP, refusing: str, seen: Sequence[str] = ("out", "err")
 ) -> None:
-    """One server was restarted, the next refused: so say the log and the streams that are seen."""
+    """The log and the streams that are seen say: one server was restarted, the next refused."""
     assert ran.log == [restarted(mmp), *failed(refusing, refused(refusing))]
     assert ran.status == 1
-    assert ran.out == (good("1/2", mmp) + total(1, 1) if "out" in seen else "")
+    assert ran.out == (good("1/2", mmp) + total(1, 2) if "out" in seen else "")
     assert ran.err == (bad("2/2", refusing, refused(refusing)) if "err" in seen else "")
     assert mmp.commands == [COMMAND]
     assert mmp.passwords == [PASSWORD]
@@ -200,15 +181,18 @@ def with_limit(name: str, limit: int) -> Sequence[str]:
     return after(f"import resource\nresource.setrlimit(resource.{name}, ({limit}, {limit}))")
 
 
-def in_a_terminal() -> Sequence[str]:
-    """Return what heeds SIGHUP, also where these tests run under nohup, and so ignore it."""
-    return after("import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)")
+def hearing_signals() -> Sequence[str]:
+    """Return what makes it hear signals, also where these tests run under nohup or with &."""
+    return after(
+        "import signal\nfor name in ('SIGINT', 'SIGTERM', 'SIGHUP'):\n"
+        "    signal.signal(getattr(signal, name), signal.SIG_DFL)"
+    )
 
 
 def bound_by_permissions() -> Sequence[str]:
-    """Return what makes root heed permissions, as any other account does; or skip the test.
+    """Return what binds root to permissions, as any other account is; or skip the test.
 
-    Another account might not reach this interpreter, so root stays root and merely loses
+    Another account might not reach this interpreter. So root stays root, and only loses
     CAP_DAC_OVERRIDE for good.
     """
     if os.geteuid():
@@ -263,12 +247,11 @@ def test_answers_that_no_terminal_can_show(
     ):
         ran = install(first, second).run("-v", env=env, encoding=encoding)
         assert first.commands == second.commands == [COMMAND]
-    label, reason = ran.log[1:]
-    assert ran.log[0] == restarted(first)
-    assert label == failed(second, "")[0]
-    assert reason.endswith(complaint)
+    reason = ran.log[-1]
+    assert ran.log == [restarted(first), *failed(second, reason)]
+    assert reason == f"The server answered: {complaint}"
     assert ran.status == 1
-    shown = (good("1/2", first) + f"  answered: {said}\n" + total(1, 1)).encode(
+    shown = (good("1/2", first) + f"  answered: {said}\n" + total(1, 2)).encode(
         encoding, "backslashreplace"
     )
     assert ran.out == shown.decode(encoding)
@@ -319,13 +302,6 @@ def test_current_directory_that_was_deleted(
 # ---- The interpreter -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", ["with two  spaces", "Brücken · 橋, it's $HOME; %TEMP%"])
-def test_script_in_a_folder_of_any_name(
-    folder: str, install: Install, mmp: SimulatedMMP, refusing: str
-) -> None:
-    assert_both_told(install(mmp, refusing, folder=folder).run(), mmp, refusing)
-
-
 @POSIX
 @pytest.mark.parametrize(
     "env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
@@ -333,19 +309,17 @@ def test_script_in_a_folder_of_any_name(
 def test_message_that_names_a_folder_of_any_name(
     env: dict[str, str], install: Install, mmp: SimulatedMMP
 ) -> None:
-    """A path is shown as well as the surroundings allow, and never ends in a traceback."""
+    """A path is shown as well as the surroundings allow, never as a traceback."""
     installed = install(mmp, folder="Brücken · 橋")
     installed.password_file.chmod(0o644)
     ran = installed.run(env=env)
-    assert ran.status == 2
-    assert ran.out == ""
-    assert ran.err.count("\n") == 1
-    assert ran.log == ran.err.splitlines()
     shown = str(installed.password_file)
     if env:  # Python then takes the name for ASCII with something else in it
         escaped = os.fsencode(shown).decode("ascii", "surrogateescape")
         shown = escaped.encode("ascii", "backslashreplace").decode()
-    assert shown in ran.err
+    message = f"Others can read the password in {shown}. Run: chmod go-rwx '{shown}'"
+    assert (ran.status, ran.out, ran.err) == (2, "", f"{message}\n")
+    assert ran.log == [message]
     assert mmp.connections == 0
 
 
@@ -385,11 +359,11 @@ def test_script_behind_a_symbolic_link(
 @pytest.mark.parametrize(
     ("module", "flags", "found"),
     [
-        (None, ["-S"], ""),  # without site-packages
-        ('raise ImportError("the library of cryptography is missing")\n', [], ""),
-        ('__version__ = "2.12.0"\n', [], "2.12.0"),
+        (None, ["-S"], "No module named 'paramiko'"),  # without site-packages
+        ('raise ImportError("its cryptography is missing")\n', [], "its cryptography is missing"),
+        ('__version__ = "3.5.1"\n', [], "found paramiko 3.5.1"),
     ],
-    ids=["missing", "broken", "2.12.0"],
+    ids=["missing", "broken", "too old"],
 )
 def test_paramiko_missing_or_too_old(
     module: str | None,
@@ -399,18 +373,17 @@ def test_paramiko_missing_or_too_old(
     mmp: SimulatedMMP,
     tmp_path: Path,
 ) -> None:
-    """One sentence says what to install, and into which of a computer's many interpreters."""
+    """One sentence says which of a computer's many Pythons lacks it, and which one to use."""
     env = {}
     if module is not None:
         (tmp_path / "paramiko.py").write_text(module)
         env = {"PYTHONPATH": str(tmp_path)}
     ran = install(mmp).run(flags=flags, env=env)
-    assert ran.status == 2
-    assert ran.err.count("\n") == 1
-    assert f'"{sys.executable}" -m pip install "paramiko>=4' in ran.err
-    assert found in ran.err
-    assert ran.log == ran.err.splitlines()
-    assert ran.out == ""
+    assert ran.err == (
+        f"paramiko 4.0 or newer is not installed for {sys.executable} ({found}). "
+        "Run this script with the Python of its virtual environment (README, step 1).\n"
+    )
+    assert (ran.status, ran.out, ran.log) == (2, "", [])
     assert mmp.connections == 0
 
 
@@ -437,8 +410,8 @@ STREAMS = [
     pytest.param(Streams(in_shell(">&-"), seen=["err"]), id="stdout closed", marks=POSIX),
     pytest.param(Streams(in_shell("2>&-"), seen=["out"]), id="stderr closed", marks=POSIX),
     pytest.param(Streams(in_shell("<&- >&- 2>&-"), seen=[]), id="all closed", marks=POSIX),
-    pytest.param(Streams(out="full", seen=["err"]), id="stdout full", marks=FULL),
-    pytest.param(Streams(err="full", seen=["out"]), id="stderr full", marks=FULL),
+    pytest.param(Streams(out="full", seen=["err"]), id="stdout full", marks=LINUX),
+    pytest.param(Streams(err="full", seen=["out"]), id="stderr full", marks=LINUX),
     pytest.param(Streams(out="no reader", seen=["err"]), id="stdout without reader"),
     pytest.param(Streams(out="no reader", err="no reader", seen=[]), id="neither with reader"),
     pytest.param(Streams(flags=["-c", WITHOUT_STREAMS], seen=[]), id="as under pythonw"),
@@ -477,7 +450,7 @@ def test_streams_that_are_gone_when_all_goes_well(
     ran = run_with(streams, install(mmp))
     assert ran.status == 0
     assert ran.log == [restarted(mmp)]
-    assert ran.out == (good("1/1", mmp) + total(1) if "out" in streams.seen else "")
+    assert ran.out == (good("1/1", mmp) + total(1, 1) if "out" in streams.seen else "")
     assert ran.err == ""
     assert mmp.commands == [COMMAND]
     assert mmp.passwords == [PASSWORD]
@@ -497,10 +470,8 @@ def test_streams_that_are_gone_when_nothing_can_be_attempted(
 ) -> None:
     """The log then is the one place that says why."""
     ran = run_with(streams, install(mmp), "9")
-    assert ran.status == 2
-    assert len(ran.log) == 1
-    assert "9" in ran.log[0]
-    assert ran.out == ran.err == ""
+    assert ran.log == [f"No server 9. WEBBRIDGES has 1 ({mmp.address})."]
+    assert (ran.status, ran.out, ran.err) == (2, "", "")
     assert mmp.connections == 0
 
 
@@ -512,6 +483,10 @@ def lost_lines(ran: Ran) -> list[str]:
     return [STAMP.sub("", line) for line in ran.err.splitlines() if STAMP.match(line)]
 
 
+def cannot_write(log_file: Path | str, number: int) -> str:
+    return f"Cannot write to {log_file}: {os.strerror(number)}."
+
+
 def is_directory(log_file: Path) -> None:
     log_file.mkdir()
 
@@ -521,23 +496,18 @@ def is_read_only(log_file: Path) -> None:
     log_file.chmod(0o444)
 
 
-def is_a_pipe(log_file: Path) -> None:
-    os.mkfifo(log_file)
-
-
 def is_dangling(log_file: Path) -> None:
     log_file.symlink_to(log_file.with_name("no such folder") / "log.txt")
 
 
-@POSIX
 @pytest.mark.parametrize(
     ("spoil", "number"),
     [
-        (is_directory, errno.EISDIR),
-        (is_read_only, errno.EACCES),
-        (is_dangling, errno.ENOENT),
-        (is_a_pipe, 0),
+        (is_directory, errno.EISDIR if os.name == "posix" else errno.EACCES),
+        pytest.param(is_read_only, errno.EACCES, marks=POSIX),
+        pytest.param(is_dangling, errno.ENOENT, marks=POSIX),
     ],
+    ids=["directory", "read-only", "dangling link"],
 )
 def test_log_that_cannot_be_opened(
     spoil: Callable[[Path], None], number: int, install: Install, mmp: SimulatedMMP
@@ -546,32 +516,27 @@ def test_log_that_cannot_be_opened(
     installed = install(mmp)
     spoil(installed.log_file)
     ran = installed.run(launcher=bound_by_permissions() if spoil is is_read_only else ())
-    assert ran.status == 2
-    assert ran.out == ""
-    assert ran.err.count("\n") == 1
-    assert str(installed.log_file) in ran.err
-    assert not number or os.strerror(number) in ran.err
-    assert ran.log == []
+    assert ran.err == cannot_write(installed.log_file, number) + "\n"
+    assert (ran.status, ran.out, ran.log) == (2, "", [])
     assert mmp.connections == 0
 
 
-@FULL
+@LINUX
 def test_log_on_a_full_device(install: Install, mmp: SimulatedMMP, refusing: str) -> None:
-    """The run goes on, and what the log should hold is on stderr, which cron mails."""
+    """The run goes on. What the log should hold is on stderr, which cron mails."""
     limit = with_limit("RLIMIT_AS", 2**30)  # who reads this device to its end takes all memory
     ran = install(mmp, refusing).run("--log-file", "/dev/full", launcher=limit)
     assert lost_lines(ran) == [restarted(mmp), *failed(refusing, refused(refusing))]
     assert ran.status == 1
-    assert os.strerror(errno.ENOSPC) in ran.err
-    assert "/dev/full" in ran.err
+    assert ran.err.count(cannot_write("/dev/full", errno.ENOSPC) + " Not logged:\n") == 2
     assert bad("2/2", refusing, refused(refusing)) in ran.err
-    assert ran.out == good("1/2", mmp) + total(1, 1)
+    assert ran.out == good("1/2", mmp) + total(1, 2)
     assert mmp.commands == [COMMAND]
 
 
-@FULL
+@LINUX
 def test_log_and_streams_that_are_all_lost(install: Install, mmp: SimulatedMMP) -> None:
-    """The exit status is all that is left to speak of it."""
+    """Only the exit status is left to say it."""
     limit = with_limit("RLIMIT_AS", 2**30)
     flags = ["-c", WITHOUT_STREAMS]
     ran = install(mmp).run("--log-file", "/dev/full", launcher=limit, flags=flags)
@@ -604,7 +569,7 @@ def run_until_full(installed: Installed, size: int) -> tuple[Ran, str]:
 @POSIX
 @pytest.mark.parametrize("room", [10, 60], ids=["in the stamp", "in the message"])
 def test_log_that_fills_up_during_the_run(room: int, install: Install, mmp: SimulatedMMP) -> None:
-    """The work goes on, stderr has the lines that are lost, and the exit status speaks of it."""
+    """The work goes on, stderr has the lines that are lost, and the exit status is 1."""
     with SimulatedMMP() as second, SimulatedMMP() as third:
         installed = install(mmp, second, third)
         ran, torn = run_until_full(installed, line_length(restarted(mmp)) + room)
@@ -614,9 +579,10 @@ def test_log_that_fills_up_during_the_run(room: int, install: Install, mmp: Simu
     assert lost_lines(ran) == [restarted(second), restarted(third)]
     assert torn in ran.err
     assert len(torn) == room
-    assert os.strerror(errno.EFBIG) in ran.err
-    assert str(installed.log_file) in ran.err
-    assert ran.out == "".join([good("1/3", mmp), good("2/3", second), good("3/3", third), total(3)])
+    assert ran.err.count(cannot_write(installed.log_file, errno.EFBIG) + " Not logged:\n") == 2
+    assert ran.out == "".join(
+        [good("1/3", mmp), good("2/3", second), good("3/3", third), total(3, 3)]
+    )
 
 
 @POSIX
@@ -635,21 +601,15 @@ def test_log_that_fills_up_between_a_failure_and_its_reason(
     assert lost_lines(ran) == [label, reason, restarted(third)]
     assert torn in ran.err
     assert bad("2/3", refusing, reason) in ran.err
-    assert ran.out == good("1/3", mmp) + good("3/3", third) + total(2, 1)
+    assert ran.out == good("1/3", mmp) + good("3/3", third) + total(2, 3)
 
 
 @POSIX
-@pytest.mark.parametrize(
-    "before",
-    [
-        "whole line\n",
-        "line that was cut of",
-    ],
-)
 def test_log_that_is_full_from_the_night_before(
-    before: str, install: Install, mmp: SimulatedMMP, refusing: str
+    install: Install, mmp: SimulatedMMP, refusing: str
 ) -> None:
-    """Whether the disk was full at the end of a line or inside it must make no difference."""
+    """What is in the log stays as it was."""
+    before = "a line that was cut of"
     installed = install(mmp, refusing)
     installed.log_file.write_text(before, "utf-8")
     launcher = with_limit("RLIMIT_FSIZE", len(before))
@@ -660,9 +620,8 @@ def test_log_that_is_full_from_the_night_before(
     ran = installed.end(child)
     assert ran.status == 1
     assert lost_lines(ran) == [restarted(mmp), *failed(refusing, refused(refusing))]
-    assert str(installed.log_file) in ran.err
-    assert os.strerror(errno.EFBIG) in ran.err
-    assert ran.out == good("1/2", mmp) + total(1, 1)
+    assert ran.err.count(cannot_write(installed.log_file, errno.EFBIG) + " Not logged:\n") == 2
+    assert ran.out == good("1/2", mmp) + total(1, 2)
     assert mmp.commands == [COMMAND]
 
 
@@ -729,7 +688,7 @@ def test_eight_runs_at_once_on_one_log(install: Install, mmp: SimulatedMMP) -> N
     complaints = [bad(*each, refused(each[1])) for each in zip(places[1:-1], closed)]
     for ran in ended:
         assert ran.status == 1
-        assert ran.out == good(places[0], gate) + good(places[-1], mmp) + total(2, ports)
+        assert ran.out == good(places[0], gate) + good(places[-1], mmp) + total(2, ports + 2)
         assert ran.err == "".join(complaints)
 
 
@@ -782,7 +741,7 @@ def test_server_that_breaks_the_key_exchange_off(
     assert ran.log == [*failed(broken, reason), restarted(mmp)]
     assert reason
     assert ran.err == bad("1/2", broken, reason)
-    assert ran.out == good("2/2", mmp) + total(1, 1)
+    assert ran.out == good("2/2", mmp) + total(1, 2)
     assert ran.status == 1
     assert mmp.commands == [COMMAND]
 
@@ -791,7 +750,7 @@ def test_server_that_breaks_the_key_exchange_off(
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Look until it is so: for what no event tells of."""
+    """Look until it is so. Only for what no event tells."""
     give_up = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < give_up
@@ -799,7 +758,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 class Stop(threading.Event):
-    """The end of a simulated server, which tells when the server begins to wait for it."""
+    """The end of a simulated server. It tells when the server begins to wait for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -811,7 +770,7 @@ class Stop(threading.Event):
 
 
 class Stalling(SimulatedMMP):
-    """A server that falls silent at a stage, and knows when the script has come so far."""
+    """A server that falls silent at a stage, and knows when the script has come that far."""
 
     def __init__(self, stage: str) -> None:
         super().__init__(stall=stage)
@@ -839,6 +798,8 @@ class Stalling(SimulatedMMP):
 
     def wait_after(self, channel: paramiko.Channel, text: bytes) -> None:
         channel.sendall(text)
+        # The script replies to this only once it has received the text.
+        channel.get_transport().global_request("are you there?", wait=True)
         self.stopped.wait()
 
     def wait_until_reached(self) -> None:
@@ -849,86 +810,86 @@ class Stalling(SimulatedMMP):
             assert self.stop.awaited.wait(PATIENCE)
 
     def is_called(self) -> bool:
-        """Return whether somebody's SYN to this server stays unanswered."""
+        """Return whether a SYN to this server stays unanswered."""
         table = Path("/proc/net/tcp").read_text().split("\n")[1:]
         called = f"0100007F:{self.port:04X}", "02"  # SYN_SENT
         return any(tuple(row.split()[2:4]) == called for row in table)
 
 
-STAGES = {  # and whether the command was sent by then
-    "connect": False,
-    "banner": False,
-    "next try": False,
-    "login": False,
-    "channel": False,
-    "exec": True,
-    "answer": True,
-    "half an answer": True,
+DOUBT = " The restart may or may not have happened: look before you repeat it."
+STAGES = {  # and how the log says it
+    "connect": "connecting.",
+    "banner": "connecting.",
+    "next try": "connecting.",
+    "login": "logging in.",
+    "channel": "opening a session.",
+    "exec": f"waiting for the answer.{DOUBT}",
+    "answer": f"waiting for the answer.{DOUBT}",
+    "half an answer": f"waiting for the answer. It had answered: SUCCESS: Webbr.{DOUBT}",
 }
-TOGETHER = [["connect", "banner", "login"], ["channel", "exec", "half an answer"]]
-ALONE = [[stage] for stage in STAGES if stage != "half an answer"]
+ALL = [stage for stage in STAGES if stage != "connect" or sys.platform == "linux"]
 
 
 @POSIX
-@pytest.mark.parametrize(
-    ("name", "stages"),
-    [
-        pytest.param(name, stages, marks=LINUX if "connect" in stages else ())
-        for name in ("SIGINT", "SIGTERM", "SIGHUP")
-        for stages in (ALONE + TOGETHER if name != "SIGHUP" else [["answer"]])
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("stages", [ALL, ["answer"]], ids=["all stages", "answer"])
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signal(
-    name: str, stages: list[str], install: Install, mmp: SimulatedMMP, refusing: str
+    name: str, status: int, stages: list[str], install: Install, mmp: SimulatedMMP, refusing: str
 ) -> None:
-    """It ends at once, and the log says of every server what is known of it."""
-    number = signal.Signals[name]
+    """The run ends at once, and the log says of every server what is known."""
     with contextlib.ExitStack() as stack:
         stalling = [stack.enter_context(Stalling(stage)) for stage in stages]
         never = stack.enter_context(SimulatedMMP())
         installed = install(mmp, *stalling, never, refusing, pause=10)
-        child = installed.start("--parallel", str(len(stages)), launcher=in_a_terminal())
+        child = installed.start("--parallel", str(len(stages)), launcher=hearing_signals())
         for server in stalling:
             server.wait_until_reached()
-        child.send_signal(number)
+        child.send_signal(signal.Signals[name])
         ran = installed.end(child)
         received = [server.commands for server in stalling]
         assert never.connections == 0
-    assert ran.seconds < 5
-    assert ran.status == {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}[name]
-    reasons = ran.log[2:-1:2]
+    assert ran.seconds < 10
+    assert ran.status == status
+    reasons = [f"Cut off by {name} while {STAGES[stage]}" for stage in stages]
     failures = [line for each in zip(stalling, reasons) for line in failed(*each)]
-    ended = ran.log[-1]
+    ended = f"Ended by {name}. Not attempted: {never.address}, {refusing}"
     assert ran.log == [restarted(mmp), *failures, ended]
-    assert number.name in ended
-    assert re.findall(r"[\d.]+:\d+", ended) == [never.address, refusing]
-    for stage, reason, commands in zip(stages, reasons, received):
-        assert number.name in reason
-        assert ("may or may not" in reason) == STAGES[stage]
-        assert commands == [COMMAND] * STAGES[stage]
-    places = [f"{place}/{len(stages) + 3}" for place in range(1, len(stages) + 2)]
-    assert ran.out == good(places[0], mmp) + total(1, len(stages), 2)
+    assert received == [[COMMAND] if DOUBT in STAGES[stage] else [] for stage in stages]
+    servers = len(stages) + 3
+    places = [f"{place}/{servers}" for place in range(1, servers)]
+    assert ran.out == good(places[0], mmp) + total(1, servers)
     told = [bad(*each) for each in zip(places[1:], stalling, reasons)]
     assert ran.err == "".join([*told, f"{ended}\n"])
     assert mmp.commands == [COMMAND]
 
 
 @POSIX
-def test_nohup_lets_it_go_on_without_its_terminal(install: Install) -> None:
+@pytest.mark.parametrize(
+    ("ignored", "launcher"),
+    [
+        ("SIGHUP", ["nohup"]),
+        ("SIGINT", ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh"]),  # as after & in a script
+    ],
+    ids=["nohup", "in the background"],
+)
+def test_signal_that_was_ignored_at_the_start_stays_ignored(
+    ignored: str, launcher: Sequence[str], install: Install
+) -> None:
     with Stalling("answer") as server:
         installed = install(server)
-        child = installed.start(launcher=("nohup",))
+        child = installed.start(launcher=launcher)
         server.wait_until_reached()
-        child.send_signal(signal.SIGHUP)
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.Signals[ignored])
+        child.send_signal(signal.SIGTERM)  # which Python hears of later, if both come at once
         ran = installed.end(child)
     assert ran.status == 143
+    reason = f"Cut off by SIGTERM while {STAGES['answer']}"
+    assert ran.log == [*failed(server, reason), "Ended by SIGTERM. Not attempted: none"]
 
 
 @POSIX
 def test_signal_while_a_success_is_printed(install: Install, mmp: SimulatedMMP) -> None:
-    """Nobody reads what is printed; the signal comes then; no other server must be begun."""
+    """A signal comes while nobody reads what is printed. No other server gets its turn then."""
     reader, target = os.pipe()
     os.set_blocking(target, False)
     with contextlib.suppress(BlockingIOError):
@@ -937,19 +898,19 @@ def test_signal_while_a_success_is_printed(install: Install, mmp: SimulatedMMP) 
     os.set_blocking(target, True)
     with Stalling("login") as stalling, SimulatedMMP() as never, os.fdopen(reader, "rb") as printed:
         installed = install(mmp, stalling, never)
-        child = installed.start("--parallel", "2", stdout=target)
+        child = installed.start("--parallel", "2", launcher=hearing_signals(), stdout=target)
         os.close(target)
         wait_until(installed.logged)  # which is written before anything is printed
+        stalling.wait_until_reached()
         child.send_signal(signal.SIGTERM)
         out = printed.read().decode().lstrip(".")
         ran = installed.end(child)
         assert never.connections == 0
     assert ran.status == 143
-    reason, ended = ran.log[2:]
+    reason = f"Cut off by SIGTERM while {STAGES['login']}"
+    ended = f"Ended by SIGTERM. Not attempted: {never.address}"
     assert ran.log == [restarted(mmp), *failed(stalling, reason), ended]
-    assert "SIGTERM" in reason
-    assert re.findall(r"[\d.]+:\d+", ended) == [never.address]
     assert ran.err == bad("2/3", stalling, reason) + f"{ended}\n"
-    assert out.startswith(f"[1/3] {mmp.address} restarted  ")
-    assert out.endswith(f"\n{total(1, 1, 1)}")
+    assert out.startswith(f"[1/3] {mmp.address} restarted in ")
+    assert out.endswith(f"\n{total(1, 3)}")
     assert mmp.commands == [COMMAND]
