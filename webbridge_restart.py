@@ -687,13 +687,13 @@ LINE_START = rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
 FAILURE = re.compile(LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))")
 UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
 SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
-WHOLE_REPLY = re.compile(rb"(?m)^[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
+WHOLE_REPLY = re.compile(rb"(?m)(?:^|\r)[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
 ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
 
 
-def show_answer(answer: Answer) -> str:
+def show_answer(text: bytes) -> str:
     """Return an answer's beginning as one safe line."""
-    return printable(answer.text[: MAX_SHOWN_CHARACTERS * 4]) or "nothing"
+    return printable(text[: MAX_SHOWN_CHARACTERS * 4]) or "nothing"
 
 
 def judge(answer: Answer) -> None:
@@ -701,7 +701,7 @@ def judge(answer: Answer) -> None:
     failure = FAILURE.search(answer.text)
     if not failure and answer.status <= 0:
         return
-    said = printable(failure[1]) if failure else show_answer(answer)
+    said = printable(failure[1]) if failure else show_answer(answer.text)
     status = f" (exit status {answer.status})" if answer.status > 0 else ""
     gone = " CMS 3.0 and newer have no Web Bridge 2." if UNKNOWN_COMMAND.search(answer.text) else ""
     raise Refused(f"The server answered: {said}{status}{gone}")
@@ -711,7 +711,7 @@ def judge_restart(answer: Answer) -> None:
     """Raises Refused if the restart failed, and Trouble if the answer does not confirm it."""
     judge(answer)
     if answer.status != 0 and not SUCCESS.search(answer.text):
-        said = show_answer(answer)
+        said = show_answer(answer.text)
         raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
 
 
@@ -719,7 +719,7 @@ def judge_check(answer: Answer) -> None:
     """Raises Refused unless the answer says that the Web Bridge is enabled."""
     judge(answer)
     if not ENABLED.search(answer.text):
-        said = show_answer(answer)
+        said = show_answer(answer.text)
         raise Refused(f"The server does not say that its Web Bridge is enabled, but: {said}")
 
 
@@ -920,11 +920,9 @@ def find_problem(
     for bridge in Bridge:
         counter = reading.counters.get(bridge)
         if bridge in wanted and counter is None:
-            hint = (
-                ""
-                if bridge is Bridge.WEB or CALLBRIDGES
-                else (" If other servers run the Call Bridges, list all of those in CALLBRIDGES.")
-            )
+            hint = ""
+            if bridge is Bridge.CALL and not CALLBRIDGES:
+                hint = " If other servers run the Call Bridges, list all of those in CALLBRIDGES."
             return f"The log has no readable {bridge.value} counter.{hint}"
         if bridge in wanted and counter and abs(counter.age) > MAX_COUNTER_AGE[bridge]:
             age = f"{spoken(counter.age)} before the log's end"
@@ -1025,7 +1023,7 @@ def restart(session: Session) -> str:
     transport = session.open()
     answer = session.run(transport, RESTART_COMMAND)
     judge_restart(answer)
-    return show_answer(answer)
+    return show_answer(answer.text)
 
 
 def check(session: Session) -> str:
@@ -1033,7 +1031,7 @@ def check(session: Session) -> str:
     transport = session.open()
     answer = session.run(transport, CHECK_COMMAND)
     judge_check(answer)
-    return show_answer(answer)
+    return show_answer(answer.text)
 
 
 def read_counters(session: Session, wanted: Collection[Bridge]) -> Reading:
@@ -1091,7 +1089,7 @@ def start_job(job: Callable[[Session], T], session: Session, ended: Ended[T]) ->
 def cut_off(session: Session, why: str) -> str:
     """Close the session and return the reason."""
     session.close()  # first, so that nothing is sent after the look at what was sent
-    said = f" It had answered: {printable(bytes(session.text))}." if session.text else ""
+    said = f" It had answered: {show_answer(bytes(session.text))}." if session.text else ""
     return f"Cut off {why} while {session.stage.value}.{said}{doubt(session)}"
 
 
@@ -1160,9 +1158,8 @@ class Terminal:
             getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
             getattr(sys, stream).flush()
         except (AttributeError, OSError, ValueError):
-            setattr(
-                sys, stream, None
-            )  # otherwise Python tries again at its exit, and exits with 120
+            # Otherwise Python tries again at its exit, and exits with 120.
+            setattr(sys, stream, None)
 
 
 class Log:

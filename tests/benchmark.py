@@ -7,13 +7,15 @@ No test, and pytest does not collect it. Run it by hand, on Linux or macOS; it t
 It prints, measured against simulated servers in a process of their own:
 
     24 servers, one at a time and 8 at a time: the script's time, and how many times that is the
-    time of the least that paramiko can do: at most 1.15. Beside them ssh, where it is installed.
+    time of the least that paramiko can do: at most 1.05. Beside them ssh, where it is installed.
+    6 servers with 100 ms of round trip: the same.
     1 to 400 servers: time, and peak memory in MB of a million bytes. Time should be a straight
     line (the same seconds per server throughout), and memory flat, at most 60 MB.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -26,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,10 +40,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import webbridge_restart
 from simulated_mmp import PASSWORD, SUCCESS, SimulatedMMP, ed25519_key
-from webbridge_restart import MMP_USERNAME, RESTART, SCRIPT
+from webbridge_restart import MMP_USERNAME, RESTART_COMMAND, SCRIPT
 
 SERVERS = 24
 ROUNDS = {1: 21, 8: 41}  # at a time; many, as paramiko waits 40 ms for an acknowledgement, or not
+FAR_SERVERS, FAR_ROUNDS = 6, 5
+SECONDS_ONE_WAY = 0.05
 HOST = "127.0.0.1"
 
 # Its arguments are the servers' addresses in one, and the script's options. It imports nothing
@@ -62,7 +67,38 @@ raise SystemExit(status)
 # ---- The servers ---------------------------------------------------------------------------------
 
 
-def serve(count: int) -> None:
+async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what is read, each piece after the time that it takes one way."""
+    loop = asyncio.get_running_loop()
+    while True:
+        piece = await reader.read(1 << 16)
+        loop.call_later(SECONDS_ONE_WAY, writer.write if piece else _end, piece or writer)
+        if not piece:
+            return
+
+
+def _end(writer: asyncio.StreamWriter) -> None:
+    if writer.can_write_eof():
+        writer.write_eof()
+
+
+async def be_far(servers: Sequence[SimulatedMMP]) -> None:
+    """Stand in front of the servers as a long way would, and print where, for ever."""
+
+    async def start(server: SimulatedMMP) -> None:
+        async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection(HOST, server.port)
+            await asyncio.gather(carry(reader, back), carry(there, writer))
+
+        proxy = await asyncio.start_server(meet, HOST, 0)
+        port = proxy.sockets[0].getsockname()[1]
+        print(server.known_hosts_line.replace(f":{server.port} ", f":{port} "), flush=True)
+        await proxy.serve_forever()
+
+    await asyncio.gather(*(start(server) for server in servers))
+
+
+def serve(count: int, far: bool) -> None:
     """Print the known-hosts lines of so many servers, and run them until stdin ends."""
     logging.disable()  # of connections that break off
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -70,18 +106,24 @@ def serve(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (2048, most))
     key = ed25519_key()
     with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            server = stack.enter_context(SimulatedMMP(host_key=key, host=HOST))
+        servers = [stack.enter_context(SimulatedMMP(host_key=key, host=HOST)) for _ in range(count)]
+        for server in servers:
             # As sshd does; else its packets wait up to 40 ms for the client to acknowledge others
             server.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            print(server.known_hosts_line, flush=True)
+            if not far:
+                print(server.known_hosts_line, flush=True)
+        if far:
+            threading.Thread(target=asyncio.run, args=(be_far(servers),), daemon=True).start()
         sys.stdin.read()
 
 
 @contextlib.contextmanager
-def simulated_servers(count: int) -> Iterator[Path]:
+def simulated_servers(count: int, far: bool = False) -> Iterator[Path]:
     """Run so many servers, which end with this process; yield a folder with their known_hosts."""
-    command, pipe = [sys.executable, __file__, "serve", str(count)], subprocess.PIPE
+    command, pipe = (
+        [sys.executable, __file__, "far" if far else "near", str(count)],
+        subprocess.PIPE,
+    )
     serving = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     with serving, tempfile.TemporaryDirectory() as name:
         assert serving.stdout
@@ -122,7 +164,9 @@ def run_bare(folder: Path, at_a_time: int) -> None:
             client.connect(
                 HOST, int(port), MMP_USERNAME, PASSWORD, allow_agent=False, look_for_keys=False
             )
-            _stdin, stdout, _ = client.exec_command(RESTART)  # unheld, stdin would end at once
+            _stdin, stdout, _ = client.exec_command(
+                RESTART_COMMAND
+            )  # unheld, stdin would end at once
             if stdout.read() != SUCCESS or stdout.channel.recv_exit_status() != 0:
                 raise SystemExit("The bare loop failed.")
 
@@ -141,7 +185,7 @@ def run_ssh(folder: Path, at_a_time: int) -> None:
     command += ["-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
     command += ["-o", "StrictHostKeyChecking=yes", "-o", "PreferredAuthentications=password"]
     subprocess.run(
-        [*command, f"{MMP_USERNAME}@{HOST}", RESTART],
+        [*command, f"{MMP_USERNAME}@{HOST}", RESTART_COMMAND],
         input="".join(f"{port}\n" for port in read_ports(folder)).encode(),
         stdout=subprocess.DEVNULL,
         env={**os.environ, **asking},
@@ -153,20 +197,21 @@ def run_ssh(folder: Path, at_a_time: int) -> None:
 # ---- The measurements ----------------------------------------------------------------------------
 
 
-def show_comparison(at_a_time: int) -> None:
+def show_comparison(count: int, at_a_time: int, rounds: int, far: bool = False) -> None:
     ways: dict[str, Callable[[Path, int], None]] = {"script": run_script, "bare": run_bare}
     if shutil.which("ssh") and shutil.which("xargs"):
         ways["ssh"] = run_ssh
     measured: dict[str, list[float]] = {name: [] for name in ways}
-    with simulated_servers(SERVERS) as folder:
-        for _ in range(ROUNDS[at_a_time] + 1):
+    with simulated_servers(count, far) as folder:
+        for _ in range(rounds + 1):
             for name in random.sample(list(ways), len(ways)):  # none always follows the same one
                 began = time.perf_counter()
                 ways[name](folder, at_a_time)
                 measured[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(times[1:]) for name, times in measured.items()}  # warm
     ratio = seconds["script"] / seconds["bare"]
-    print(f"\n{SERVERS} servers, {at_a_time} at a time, the median of {ROUNDS[at_a_time]} rounds")
+    trip = f", {2000 * SECONDS_ONE_WAY:.0f} ms of round trip" if far else ""
+    print(f"\n{count} servers{trip}, {at_a_time} at a time, the median of {rounds} rounds")
     print(f"script {seconds['script']:.2f} s, bare paramiko {seconds['bare']:.2f} s: {ratio:.2f}")
     print(
         f"xargs ssh {seconds['ssh']:.2f} s" if "ssh" in ways else "ssh skipped: not installed here"
@@ -184,13 +229,14 @@ def show_growth(at_a_time: int) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    if argv[:1] == ["serve"]:
-        serve(int(argv[1]))
+    if argv:
+        serve(int(argv[1]), far=argv[0] == "far")
         return 0
     os.environ["MMP_PASSWORD"] = PASSWORD
     print("Python", sys.version.split()[0], "paramiko", paramiko.__version__)
-    for at_a_time in ROUNDS:
-        show_comparison(at_a_time)
+    for at_a_time, rounds in ROUNDS.items():
+        show_comparison(SERVERS, at_a_time, rounds)
+    show_comparison(FAR_SERVERS, 1, FAR_ROUNDS, far=True)
     for at_a_time in (1, 16):
         show_growth(at_a_time)
     return 0

@@ -198,6 +198,7 @@ def test_not_enabled(text: bytes, said: str) -> None:
         b"\t FAILURE: b\n",
         b"webbridge restart\r\nSUCCESS: a\r\n> ",
         b"SUCCESS: a\nSUCCESS: b",
+        b"> \rSUCCESS: a\r",
     ],
 )
 def test_whole_reply(text: bytes) -> None:
@@ -294,4 +295,4 @@ def test_judging_ends_soon(line: bytes) -> None:
 
 
 def test_beginning_of_a_great_answer_is_shown() -> None:
-    assert show_answer(Answer(b"a\n" + b"x" * (1 << 20), 0)) == f"a | {'x' * 296}..."
+    assert show_answer(b"a\n" + b"x" * (1 << 20)) == f"a | {'x' * 296}..."

@@ -420,6 +420,36 @@ def test_no_try_is_begun_after_the_cut_off(
     assert network.steps == [CONNECT]
 
 
+def test_no_server_is_begun_after_a_signal(
+    network: Network, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the first outcome is logged. The second server is still under way."""
+    real, before = webbridge_restart.Log.write, set(threading.enumerate())
+    second_is_under_way, over = threading.Event(), threading.Event()
+
+    def restart(address: str) -> None:
+        if address == ADDRESS:
+            assert second_is_under_way.wait(PATIENCE)
+            return
+        second_is_under_way.set()
+        assert over.wait(PATIENCE)
+
+    def write(log: webbridge_restart.Log, *messages: str) -> None:
+        if restarted(ADDRESS) in messages:
+            signal.raise_signal(signal.SIGTERM)
+        real(log, *messages)
+
+    monkeypatch.setattr(webbridge_restart.Log, "write", write)
+    network.waits[RESTART_COMMAND] = restart
+    ran = run([ADDRESS, SECOND, THIRD], "--parallel", "2")
+    over.set()
+    join(new_threads(before))
+    cut_off = f"Cut off by SIGTERM while waiting for the answer. {MAYBE}"
+    ended = f"Ended by SIGTERM. Not attempted: {THIRD}"
+    assert ran.log == [restarted(ADDRESS), *failed(SECOND, cut_off), ended]
+    assert network.steps_at == {ADDRESS: ALL_STEPS, SECOND: ALL_STEPS}
+
+
 def test_what_has_ended_is_told_before_the_clock_is_looked_at(
     network: Network,
     run: Run,
