@@ -1424,9 +1424,10 @@ def full_path(text: str) -> Path:
 def saved_log(text: str) -> Path:
     """Return the path of a saved log; an argparse type."""
     path = full_path(text)
-    if path.is_dir() or not path.exists():
-        raise argparse.ArgumentTypeError(f"{path} is not a file, and it takes no SERVER")
-    return path
+    with contextlib.suppress(OSError):  # a name that is too long, for example
+        if path.exists() and not path.is_dir():
+            return path
+    raise argparse.ArgumentTypeError(f"{path} is not a file, and it takes no SERVER")
 
 
 def build_parser() -> argparse.ArgumentParser:

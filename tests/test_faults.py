@@ -141,6 +141,16 @@ def hang_up(connection: paramiko.Transport | paramiko.Channel) -> int:
     return paramiko.AUTH_FAILED
 
 
+def say_goodbye(transport: paramiko.Transport) -> int:
+    message = paramiko.Message()
+    message.add_byte(bytes([1]))  # SSH_MSG_DISCONNECT
+    message.add_int(11)  # by the application
+    message.add_string("Goodbye")
+    message.add_string("en")
+    transport._send_message(message)
+    return hang_up(transport)
+
+
 def ask_for_new_password(transport: paramiko.Transport) -> int:
     message = paramiko.Message()
     message.add_byte(bytes([60]))  # SSH_MSG_USERAUTH_PASSWD_CHANGEREQ
@@ -235,17 +245,22 @@ def known_by_name() -> Iterator[SimulatedMMP]:
         yield server
 
 
-@contextlib.contextmanager
-def drops_instead_of_a_reply() -> Iterator[SimulatedMMP]:
-    """Yield a server whose connection ends when it gets the request for the command."""
+def instead_of_a_reply(
+    end: Callable[[paramiko.Transport], int],
+) -> Callable[[], AbstractContextManager[SimulatedMMP]]:
+    """Return a server that ends the connection so when it gets the request for the command."""
 
-    def drop() -> None:
-        server.wait_for_commands()
-        hang_up(server.transports[0])
+    @contextlib.contextmanager
+    def serve() -> Iterator[SimulatedMMP]:
+        def drop() -> None:
+            server.wait_for_commands()
+            end(server.transports[0])
 
-    with SimulatedMMP(stall="exec") as server:
-        threading.Thread(target=drop, daemon=True).start()
-        yield server
+        with SimulatedMMP(stall="exec") as server:
+            threading.Thread(target=drop, daemon=True).start()
+            yield server
+
+    return serve
 
 
 @pytest.fixture(autouse=True)
@@ -358,6 +373,7 @@ if PARAMIKO >= 5:  # it dropped SHA-1
 
 MORE_PATIENCE = (("LATE_OUTPUT_SECONDS", 2.0),)  # as a slow computer needs
 SOON_OVER = (("END_SECONDS", 0.3),)  # of an answer whose end never comes
+SOON_KNOWN = (("HANG_UP_SECONDS", 0.3),)  # that the connection lives
 ONE_TRY = (("TRY_SHARE", 1.0),)  # which may take all of the time
 LATE_LOOK = (*ONE_TRY, ("TICK", 0.7))  # at the clock, and still nothing else ends it before
 THREE_QUICK_TRIES = (("TRY_SHARE", 0.4 / 60),)
@@ -557,12 +573,18 @@ DROPS = [
         NO_ANSWER,
     ),
     Fault("drops during the login", mmp(right_password=hang_up), REFUSED, NO_COMMAND),
+    Fault("says goodbye during the login", mmp(right_password=say_goodbye), REFUSED, NO_COMMAND),
     Fault(
         "refuses the login and drops", mmp(right_password=refuse_and_hang_up), REFUSED, NO_COMMAND
     ),
     Fault(
         "drops instead of a reply to the exec request",
-        drops_instead_of_a_reply,
+        instead_of_a_reply(hang_up),
+        f"{BROKE_OFF} {WAITING}{MAYBE}",
+    ),
+    Fault(
+        "says goodbye instead of a reply to the exec request",
+        instead_of_a_reply(say_goodbye),
         f"{BROKE_OFF} {WAITING}{MAYBE}",
     ),
     Fault("drops after the command", in_turn(hang_up), UNCLEAR.format("nothing")),
@@ -650,7 +672,7 @@ REFUSALS = [
         NO_COMMAND,
     ),
     Fault("too many sessions", mmp(refuse_channels=True), NO_SESSION.format(4), NO_COMMAND),
-    Fault("refuses the exec request", mmp(refuse_exec=True), NO_COMMAND_RUN),
+    Fault("refuses the exec request", mmp(refuse_exec=True), NO_COMMAND_RUN, limits=SOON_KNOWN),
     Fault("an unknown host key", mmp(), UNKNOWN_KEY, NO_LOGIN, known=()),
     Fault("a changed host key", mmp(), CHANGED_KEY, NO_LOGIN, known=(public(ed25519_key()),)),
     Fault(
@@ -720,7 +742,9 @@ OTHER_MAKE = [
         NO_COMMAND,
     ),
     Fault("too many sessions", other_make(refuse_channels=True), NO_SESSION.format(2), NO_COMMAND),
-    Fault("refuses the exec request", other_make(refuse_exec=True), NO_COMMAND_RUN),
+    Fault(
+        "refuses the exec request", other_make(refuse_exec=True), NO_COMMAND_RUN, limits=SOON_KNOWN
+    ),
     Fault(
         "waits for the end of file, then status 0",
         other_make(restart=strict.answer_then_wait_for_end_of_file()),

@@ -28,8 +28,6 @@ from strict_mmp import StrictMMP
 
 PARAMIKO = int(paramiko.__version__.partition(".")[0])
 AnyMMP = Union[SimulatedMMP, StrictMMP]
-# A thread of paramiko still sends when the reading has ended. It fails if the connection is gone.
-ENDS_EARLY = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 KINDS = pytest.mark.parametrize("kind", [SimulatedMMP, StrictMMP])
 
 # ---- Names with several addresses ----------------------------------------------------------------
@@ -152,9 +150,9 @@ def slow_to_shake_hands(seconds: float) -> Callable[[paramiko.Transport], None]:
 def test_share_of_a_try_grows_with_the_timeout(
     run: Run, mmp: SimulatedMMP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mmp.set_up = slow_to_shake_hands(0.5)
+    mmp.set_up = slow_to_shake_hands(0.4)
     monkeypatch.setattr(webbridge_restart, "TRY_SHARE", 0.1)
-    assert run([mmp], "--timeout", "5").status == 1
+    assert run([mmp], "--timeout", "4").status == 1
     assert mmp.passwords == []
     ran = run([mmp], "--timeout", "200")
     assert (ran.log, mmp.passwords) == ([restarted(mmp)], [PASSWORD])
@@ -173,11 +171,11 @@ def test_limits_of_paramiko_do_not_count(
                 setattr(transport, f"{limit}_timeout", 0.1)
 
     def right_password(_: paramiko.Transport) -> int:
-        threading.Event().wait(0.4)
+        threading.Event().wait(0.3)
         return paramiko.AUTH_SUCCESSFUL
 
     monkeypatch.setattr(paramiko.Transport, "__init__", init)
-    mmp.set_up, mmp.right_password = slow_to_shake_hands(0.4), right_password
+    mmp.set_up, mmp.right_password = slow_to_shake_hands(0.3), right_password
     assert run([mmp]).log == [restarted(mmp)]
     assert (mmp.connections, mmp.passwords) == (1, [PASSWORD])
 
@@ -350,7 +348,6 @@ def test_log_is_read_whatever_size_it_says(
         assert_counted(run, server)
 
 
-@ENDS_EARLY
 @KINDS
 @pytest.mark.parametrize("missing", [1, 100_000, 3 << 20], ids=["a byte", "a part", "all of it"])
 def test_log_that_shrinks_is_not_counted(
@@ -375,7 +372,6 @@ def test_log_without_a_size_is_kept_only_as_far_as_it_counts(
         assert_counted(run, server)
 
 
-@ENDS_EARLY
 def test_connection_that_drops_while_the_log_is_read(run: Run) -> None:
     with StrictMMP(log=log_of(100_000), log_drops_at=50_000) as server:
         assert_not_counted(run, server, DROPPED)
@@ -392,20 +388,21 @@ def test_reading_that_ends_early_prints_no_traceback(
     def async_request(sftp: paramiko.SFTPClient, asker: object, *others: Any) -> Any:
         if isinstance(asker, paramiko.SFTPFile):  # else it is not from that thread
             if senders:
-                sftp.get_channel().status_event.wait(20)  # until the connection is closed
+                sftp.get_channel().get_transport().join(20)  # until the connection is closed
             senders.append(threading.current_thread())
         return real(sftp, asker, *others)
 
     monkeypatch.setattr(paramiko.SFTPClient, "_async_request", async_request)
     monkeypatch.setattr(threading, "excepthook", tracebacks.append)
-    with SimulatedMMP(log=log_of(), log_size=1 << 20) as server:
+    with SimulatedMMP(log=log_of(), log_size=2 << 20) as server:
         assert_not_counted(run, server, SHORTER)
         for sender in senders:
             sender.join(20)
     assert not tracebacks
 
 
-def test_server_without_sftp(run: Run) -> None:
+def test_server_without_sftp(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", 0.3)
     with StrictMMP(log=None) as server:
         assert_not_counted(run, server, NO_SFTP)
 
