@@ -251,6 +251,17 @@ def choose_servers(servers: list[Server], names: list[str]) -> list[Server]:
 # ---- Access: the password and the known host keys ------------------------------------------------
 
 
+def append_host_key(path: Path, name: str, key: paramiko.PKey) -> None:
+    """Append the key to a known-hosts file; raises Trouble."""
+    try:
+        last_byte = path.read_bytes()[-1:] if path.exists() else b""
+        newline = "" if last_byte in (b"", b"\n") else "\n"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{newline}{name} {key.get_name()} {key.get_base64()}\n")
+    except OSError as error:
+        raise Trouble(f"Cannot write to {path}: {error.strerror}. No password was sent.") from None
+
+
 @dataclass(frozen=True)
 class Access:
     """What a login needs. It is the same for every server."""
@@ -265,6 +276,11 @@ class Access:
     def keys_of(self, server: Server) -> Mapping[str, paramiko.PKey]:
         """Return the known host keys of the server, by their types."""
         return self.known_hosts.lookup(server.known_as) or {}
+
+    def store_host_key(self, server: Server, key: paramiko.PKey) -> None:
+        """Store the key in the file, and know it from now on; raises Trouble."""
+        append_host_key(self.known_hosts_file, server.known_as, key)
+        self.known_hosts.add(server.known_as, key.get_name(), key)
 
 
 def refuse_if_others_can_read(path: Path) -> None:
@@ -282,7 +298,7 @@ def read_password_file(path: Path) -> str:
         raise Trouble(f"Cannot read the password file {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         first_line = "\0"
-    if "\0" in first_line:  # UTF-16 in disguise
+    if "\0" in first_line:  # UTF-16 without its mark
         raise Trouble(f"The password file {path} is not UTF-8. Save it again as UTF-8.")
     if not first_line:
         raise Trouble(f"The first line of {path} is empty. Write the password there.")
@@ -356,17 +372,6 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
     return known
 
 
-def store_host_key(path: Path, name: str, key: paramiko.PKey) -> None:
-    """Append the key to a known-hosts file; raises Trouble."""
-    try:
-        last_byte = path.read_bytes()[-1:] if path.exists() else b""
-        newline = "" if last_byte in (b"", b"\n") else "\n"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{newline}{name} {key.get_name()} {key.get_base64()}\n")
-    except OSError as error:
-        raise Trouble(f"Cannot write to {path}: {error.strerror}. No password was sent.") from None
-
-
 def read_access(options: argparse.Namespace) -> Access:
     """Return what a login needs; raises Trouble."""
     for name, text in (("MMP_USERNAME", MMP_USERNAME), ("MMP_PASSWORD", MMP_PASSWORD)):
@@ -384,6 +389,58 @@ def read_access(options: argparse.Namespace) -> Access:
     return Access(MMP_USERNAME, password, source, options.known_hosts, known_hosts, accept)
 
 
+# ---- Judging an answer ---------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What a server answered to a command."""
+
+    text: bytes
+    status: int  # -1 if no exit status came
+
+
+# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
+# A line may begin with spaces, a prompt or colours, but never with so many that it takes long.
+LINE_START = rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
+FAILURE = re.compile(LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))")
+UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
+SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
+WHOLE_REPLY = re.compile(rb"(?m)(?:^|\r)[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
+ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
+
+
+def show_answer(text: bytes) -> str:
+    """Return an answer's beginning as one safe line."""
+    return printable(text[: MAX_SHOWN_CHARACTERS * 4]) or "nothing"
+
+
+def judge(answer: Answer) -> None:
+    """Raises Refused if the answer says that the command failed."""
+    failure = FAILURE.search(answer.text)
+    if not failure and answer.status <= 0:
+        return
+    said = printable(failure[1]) if failure else show_answer(answer.text)
+    status = f" (exit status {answer.status})" if answer.status > 0 else ""
+    gone = " CMS 3.0 and newer have no Web Bridge 2." if UNKNOWN_COMMAND.search(answer.text) else ""
+    raise Refused(f"The server answered: {said}{status}{gone}")
+
+
+def judge_restart(answer: Answer) -> None:
+    """Raises Refused if the restart failed, and Trouble if the answer does not confirm it."""
+    judge(answer)
+    if answer.status != 0 and not SUCCESS.search(answer.text):
+        said = show_answer(answer.text)
+        raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
+
+
+def judge_check(answer: Answer) -> None:
+    """Raises Refused unless the answer says that the Web Bridge is enabled."""
+    judge(answer)
+    if not ENABLED.search(answer.text):
+        said = show_answer(answer.text)
+        raise Refused(f"The server does not say that its Web Bridge is enabled, but: {said}")
+
+
 # ---- Session: one SSH connection -----------------------------------------------------------------
 
 
@@ -399,13 +456,6 @@ class Stage(enum.Enum):
 
 class AsksForMore(Exception):
     """The server wants more than the password."""
-
-
-class Answer(NamedTuple):
-    """What a server answered to a command."""
-
-    text: bytes
-    status: int  # -1 if no exit status came
 
 
 class LogEnd(NamedTuple):
@@ -429,10 +479,10 @@ def dial(host: str, port: int, seconds: float) -> socket.socket:
             return dial_address(socket.socket(family, kind, protocol), address, share)
         except OSError as error:
             errors[str(address[0]), port] = error
-    for other in errors.values():
-        if other.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH):
-            raise other
-    raise NoValidConnectionsError(errors)
+    if all(error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH) for error in errors.values()):
+        raise NoValidConnectionsError(errors)
+    reasons = [f"{error.strerror or error} ({where[0]})" for where, error in errors.items()]
+    raise OSError(0, ", ".join(reasons))
 
 
 def dial_address(connection: socket.socket, address: Any, seconds: float) -> socket.socket:
@@ -461,30 +511,34 @@ def describe(key: paramiko.PKey) -> str:
     return f"{key.get_name()} {key.fingerprint}"
 
 
-def verify_host_key(key: paramiko.PKey, known: Mapping[str, paramiko.PKey], file: Path) -> None:
+def verify_host_key(
+    key: paramiko.PKey, known: Mapping[str, paramiko.PKey], file: Path, no_password: str
+) -> None:
     """Raises Trouble unless the key is the known one of its type."""
     if known.get(key.get_name()) == key:
         return
     if not known:
         missing = "" if file.exists() else " (which does not exist yet)"
         raise Trouble(
-            f"The host key is not in {file}{missing}: {describe(key)}. No password was sent. "
-            f"Compare the fingerprint with the server's own, then store it with "
-            f"{STORE_KEY_OPTIONS}."
+            f"The host key is not in {file}{missing}: {describe(key)}.{no_password} Compare the "
+            f"fingerprint with the server's own, then store it with {STORE_KEY_OPTIONS}."
         )
     if key.get_name() in known:
         what = f"The host key has CHANGED. Known: {describe(known[key.get_name()])}."
     else:
         what = f"The server has no host key of a known type ({', '.join(sorted(known))})."
     raise Trouble(
-        f"{what} Shown: {describe(key)}. No password was sent. Somebody may be in between. Only "
-        f"if you know that the server has a new key, delete the server's lines from {file} and "
-        f"store the new key with {STORE_KEY_OPTIONS}."
+        f"{what} Shown: {describe(key)}.{no_password} This may be an attack. Only if you know that "
+        f"the server has a new key, delete the server's lines from {file} and store the new key "
+        f"with {STORE_KEY_OPTIONS}."
     )
 
 
 def log_in_with_password(transport: paramiko.Transport, access: Access) -> None:
     """Send the password, once; raises AsksForMore, AuthenticationException or SSHException."""
+    if not transport.is_active():
+        raise EOFError
+    # What it returns are the methods that the server wants besides.
     # Not with paramiko's fallback: it answers every question with the password.
     if transport.auth_password(access.username, access.password, fallback=False):
         raise AsksForMore
@@ -504,8 +558,12 @@ def log_in_by_answering(transport: paramiko.Transport, access: Access) -> None:
 
 
 def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
-    """Add what comes to the text until the answer ends; return the exit status, -1 if none came."""
-    heard, give_up, ended = time.monotonic(), math.inf, False
+    """Add what comes to the text until the answer ends; return the exit status, -1 if none came.
+
+    It ends with the server's end of file, a while after its exit status, or a while after our own
+    end of file, which we send when a whole reply has come and nothing follows.
+    """
+    heard, give_up, we_ended = time.monotonic(), math.inf, False
     while time.monotonic() < give_up or channel.recv_ready():
         piece = None
         with contextlib.suppress(socket.timeout):
@@ -518,12 +576,12 @@ def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
             text += piece
         if len(text) > MAX_ANSWER_BYTES:
             raise Trouble("The answer does not end.")
-        silent = time.monotonic() > heard + SILENCE_SECONDS
+        quiet = time.monotonic() > heard + SILENCE_SECONDS
         if channel.exit_status_ready():  # a child of the command may keep the channel open
             give_up = min(give_up, time.monotonic() + LATE_OUTPUT_SECONDS)
-        elif silent and not ended and WHOLE_REPLY.search(text):
+        elif quiet and not we_ended and WHOLE_REPLY.search(text):
             channel.shutdown_write()  # some servers wait for our end of file
-            give_up, ended = time.monotonic() + END_SECONDS, True
+            give_up, we_ended = time.monotonic() + END_SECONDS, True
     return channel.exit_status
 
 
@@ -576,20 +634,22 @@ class Session:
         self.restart_sent = False
         self.text = bytearray()  # of the answer, as far as it has come
         self.new_host_key = ""  # its type and fingerprint, if it was stored
-        self.known = access.keys_of(server)
+        self.password_sent = False
         self.closed = threading.Event()
         self.transport: paramiko.Transport | None = None
 
     def open(self) -> paramiko.Transport:
-        """Connect, verify the host key, and log in: nothing is retried once that has begun."""
+        """Connect, verify the host key, and log in. A refused password is never sent again."""
         transport = self.connect()
         try:
             self.enter(Stage.LOGGING_IN)
+            self.password_sent = True
             log_in_with_password(transport, self.access)
         except paramiko.BadAuthenticationType as error:
             if "keyboard-interactive" not in error.allowed_types:
                 raise
-            # A new connection, because many servers hang up at a second request to log in.
+            # The server takes no password, so it has not looked at it. It may ask for it instead:
+            # on a new connection, because many servers hang up at a second request to log in.
             transport = self.connect()
             self.enter(Stage.LOGGING_IN)
             log_in_by_answering(transport, self.access)
@@ -597,7 +657,8 @@ class Session:
 
     def connect(self) -> paramiko.Transport:
         """Return a connection to the right server; retries while there is time for another try."""
-        any_key_type = not self.known
+        known = self.access.keys_of(self.server)
+        any_key_type = not known
         for tries_left in reversed(range(CONNECT_TRIES)):
             try:
                 transport = self.shake_hands(any_key_type)
@@ -611,12 +672,14 @@ class Session:
                 if not tries_left or left < self.seconds * TRY_SHARE:
                     raise
                 self.closed.wait(SECONDS_BETWEEN_TRIES)
+        self.enter(Stage.CONNECTING)
         key = transport.get_remote_server_key()
-        if self.access.accept_new_host_keys and not self.known:
-            store_host_key(self.access.known_hosts_file, self.server.known_as, key)
-            self.known = {key.get_name(): key}
+        if self.access.accept_new_host_keys and not known:
+            self.access.store_host_key(self.server, key)
             self.new_host_key = describe(key)
-        verify_host_key(key, self.known, self.access.known_hosts_file)
+        else:
+            no_password = "" if self.password_sent else " No password was sent."
+            verify_host_key(key, known, self.access.known_hosts_file, no_password)
         return transport
 
     def shake_hands(self, any_key_type: bool) -> paramiko.Transport:
@@ -631,7 +694,7 @@ class Session:
         transport.banner_timeout = transport.handshake_timeout = self.seconds + 1
         transport.auth_timeout = transport.channel_timeout = self.seconds + 1
         if not any_key_type:
-            offer_known_types(transport, self.known)
+            offer_known_types(transport, self.access.keys_of(self.server))
         self.enter(Stage.CONNECTING)  # it may have been closed since
         transport.start_client(timeout=max(TICK, give_up - time.monotonic()))
         transport.get_remote_server_key()  # raises SSHException if the time ran out
@@ -679,50 +742,6 @@ class Session:
         self.hang_up()
 
 
-# ---- Judging an answer ---------------------------------------------------------------------------
-
-# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
-# A line may begin with spaces, a prompt or colours, but never with so many that it takes long.
-LINE_START = rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
-FAILURE = re.compile(LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))")
-UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
-SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
-WHOLE_REPLY = re.compile(rb"(?m)(?:^|\r)[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
-ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
-
-
-def show_answer(text: bytes) -> str:
-    """Return an answer's beginning as one safe line."""
-    return printable(text[: MAX_SHOWN_CHARACTERS * 4]) or "nothing"
-
-
-def judge(answer: Answer) -> None:
-    """Raises Refused if the answer says that the command failed."""
-    failure = FAILURE.search(answer.text)
-    if not failure and answer.status <= 0:
-        return
-    said = printable(failure[1]) if failure else show_answer(answer.text)
-    status = f" (exit status {answer.status})" if answer.status > 0 else ""
-    gone = " CMS 3.0 and newer have no Web Bridge 2." if UNKNOWN_COMMAND.search(answer.text) else ""
-    raise Refused(f"The server answered: {said}{status}{gone}")
-
-
-def judge_restart(answer: Answer) -> None:
-    """Raises Refused if the restart failed, and Trouble if the answer does not confirm it."""
-    judge(answer)
-    if answer.status != 0 and not SUCCESS.search(answer.text):
-        said = show_answer(answer.text)
-        raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
-
-
-def judge_check(answer: Answer) -> None:
-    """Raises Refused unless the answer says that the Web Bridge is enabled."""
-    judge(answer)
-    if not ENABLED.search(answer.text):
-        said = show_answer(answer.text)
-        raise Refused(f"The server does not say that its Web Bridge is enabled, but: {said}")
-
-
 # ---- Explaining a failure ------------------------------------------------------------------------
 
 
@@ -743,7 +762,9 @@ def doubt(session: Session) -> str:
     """Return what to add to a reason if nobody knows whether the restart happened."""
     if not session.restart_sent:
         return ""
-    return " The restart may or may not have happened: look before you repeat it."
+    return (
+        " The restart may or may not have happened: check the Web Bridge before you run this again."
+    )
 
 
 def explain_connecting(error: Exception, session: Session) -> str:
@@ -763,7 +784,9 @@ def explain_connecting(error: Exception, session: Session) -> str:
 
 def explain_incompatible(error: Exception, session: Session) -> str:
     version = paramiko.__version__
-    words = f"The server and paramiko {version} have no algorithm in common: {error}."
+    words = (
+        f"The server and paramiko {version} have no algorithm in common: {printable(str(error))}."
+    )
     agreed = session.transport and session.transport.host_key_type
     # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
     if version.startswith("4.") or agreed:
@@ -871,16 +894,16 @@ def moment(found: re.Match[bytes], near: datetime.datetime) -> datetime.datetime
     return min(moments, key=lambda each: abs(each - near), default=None)
 
 
-def parse_counter(found: re.Match[bytes]) -> tuple[Bridge, int, str]:
-    """Return a counter's bridge, active sessions and text; raises ValueError if unreadable."""
+def parse_counter(found: re.Match[bytes]) -> tuple[int, str]:
+    """Return a counter's active sessions and its text; raises ValueError and others."""
     if found["sessions"]:
         active = int(found["sessions"])
-        return Bridge.WEB, active, f"{active} FULL" if active == HARD_LIMIT else str(active)
+        return active, f"{active} FULL" if active >= HARD_LIMIT else str(active)
     stats = json.loads(found["stats"].decode("utf-8", "replace"))
     cma = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(stats.get("CMA")))
     if cma is None or int(cma[1]) > int(cma[2]):
         raise ValueError(stats)
-    return Bridge.CALL, int(cma[1]), cma[0]
+    return int(cma[1]), cma[0]
 
 
 def parse_log(log: LogEnd, now: datetime.datetime) -> Reading:
@@ -895,11 +918,11 @@ def parse_log(log: LogEnd, now: datetime.datetime) -> Reading:
             break
     counters: dict[Bridge, Counter] = {}
     for found in reversed(list(COUNTER_LINE.finditer(text))):
-        with contextlib.suppress(ValueError, AttributeError, RecursionError):
-            bridge, active, shown = parse_counter(found)
-            logged = moment(found, end) if end else None
-            if end and logged and bridge not in counters:
-                counters[bridge] = Counter(active, shown, end - logged)
+        bridge = Bridge.WEB if found["sessions"] else Bridge.CALL
+        logged = moment(found, end) if end and bridge not in counters else None
+        if end and logged:
+            with contextlib.suppress(ValueError, AttributeError, RecursionError):
+                counters[bridge] = Counter(*parse_counter(found), end - logged)
     return Reading(end, end_shown, counters)
 
 
@@ -1015,6 +1038,109 @@ def why_not_restart(figures: Figures, if_leaked: int | None, max_active: int | N
     return f"{active}; {leaked}"
 
 
+# ---- Telling: the terminal and the log -----------------------------------------------------------
+
+
+class Terminal:
+    """What a run prints: results on stdout, failures on stderr."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.show(text)
+
+    def show(self, text: str) -> None:
+        """Print what was asked for, also with --quiet."""
+        self.show_waiting([])
+        self.write("stdout", f"{text}\n")
+
+    def complain(self, text: str) -> None:
+        self.show_waiting([])
+        self.write("stderr", f"{text}\n")
+
+    def show_waiting(self, addresses: Sequence[str]) -> None:
+        """On a terminal, show who is waited for. The next line takes the place of this."""
+        if self.quiet or not sys.stdout or not sys.stdout.isatty():
+            return
+        text = f"Waiting for {', '.join(addresses)}"[:74] + " ..." if addresses else ""
+        self.write("stdout", f"\r{text:78}\r")
+
+    def write(self, stream: str, text: str) -> None:
+        """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
+        try:
+            encoding = getattr(sys, stream).encoding or "ascii"
+            getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
+            getattr(sys, stream).flush()
+        except (AttributeError, OSError, ValueError):
+            # Otherwise Python tries again at its exit, and exits with 120.
+            setattr(sys, stream, None)
+
+
+class Log:
+    """The log file."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self.path: Path | None = None  # nothing is logged before it is set
+        self.lost = False
+
+    def write(self, *messages: str) -> None:
+        """Append the messages; tells what could not be written, and goes on."""
+        if self.path is None:
+            return
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
+        lines = "".join(f"{now} {message}{os.linesep}" for message in messages)
+        data = lines.encode("utf-8", "backslashreplace")
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                while data:  # one write, so that runs side by side do not mix; more on a full disk
+                    data = data[file.write(data) :]
+        except OSError as error:
+            self.lost = True
+            reason = f"Cannot write to {self.path}: {error.strerror}."
+            self.terminal.complain(f"{reason} Not logged:\n{lines.rstrip()}")
+
+
+def refuse_unwritable_log(path: Path) -> None:
+    """Raises Trouble if the log could not be written; leaves no new file behind."""
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.resolve().parent).close()
+    except OSError as error:
+        raise Trouble(f"Cannot write to {path}: {error.strerror}.") from None
+
+
+# ---- The run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the parts of a run share."""
+
+    options: argparse.Namespace
+    access: Access
+    terminal: Terminal
+    log: Log
+    signals: list[signal.Signals]  # those that have come
+
+    def why_cut_off(self, session: Session) -> str:
+        """Return why the session must end now, or ""."""
+        if self.signals:
+            return f"by {self.signals[0].name}"
+        if time.monotonic() > session.began + session.seconds:
+            return f"after {session.seconds:g} s"
+        return ""
+
+    def fail(self, message: str) -> None:
+        """Log and print why the run did not do all of its work."""
+        self.log.write(message)
+        self.terminal.complain(message)
+
+
 # ---- Jobs: what is done at one server ------------------------------------------------------------
 
 
@@ -1122,107 +1248,7 @@ def take_turns(
                 yield outcome
 
 
-# ---- Telling: the terminal and the log -----------------------------------------------------------
-
-
-class Terminal:
-    """What a run prints: results on stdout, failures on stderr."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            self.show(text)
-
-    def show(self, text: str) -> None:
-        """Print what was asked for, also with --quiet."""
-        self.show_waiting([])
-        self.write("stdout", f"{text}\n")
-
-    def complain(self, text: str) -> None:
-        self.show_waiting([])
-        self.write("stderr", f"{text}\n")
-
-    def show_waiting(self, addresses: Sequence[str]) -> None:
-        """On a terminal, show who is waited for. The next line takes the place of this."""
-        if self.quiet or not sys.stdout or not sys.stdout.isatty():
-            return
-        text = f"Waiting for {', '.join(addresses)}"[:74] + " ..." if addresses else ""
-        self.write("stdout", f"\r{text:78}\r")
-
-    def write(self, stream: str, text: str) -> None:
-        """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
-        try:
-            encoding = getattr(sys, stream).encoding or "ascii"
-            getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
-            getattr(sys, stream).flush()
-        except (AttributeError, OSError, ValueError):
-            # Otherwise Python tries again at its exit, and exits with 120.
-            setattr(sys, stream, None)
-
-
-class Log:
-    """The log file."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        self.terminal = terminal
-        self.path: Path | None = None  # nothing is logged before it is set
-        self.lost = False
-
-    def write(self, *messages: str) -> None:
-        """Append the messages; tells what could not be written, and goes on."""
-        if self.path is None:
-            return
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
-        lines = "".join(f"{now} {message}{os.linesep}" for message in messages)
-        data = lines.encode("utf-8", "backslashreplace")
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                while data:  # one write, so that runs side by side do not mix; more on a full disk
-                    data = data[file.write(data) :]
-        except OSError as error:
-            self.lost = True
-            reason = f"Cannot write to {self.path}: {error.strerror}."
-            self.terminal.complain(f"{reason} Not logged:\n{lines.rstrip()}")
-
-
-def refuse_unwritable_log(path: Path) -> None:
-    """Raises Trouble if the log could not be written; leaves no new file behind."""
-    try:
-        if path.exists():
-            path.open("ab").close()
-        else:
-            tempfile.TemporaryFile(dir=path.resolve().parent).close()
-    except OSError as error:
-        raise Trouble(f"Cannot write to {path}: {error.strerror}.") from None
-
-
-# ---- The run -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the parts of a run share."""
-
-    options: argparse.Namespace
-    access: Access
-    terminal: Terminal
-    log: Log
-    signals: list[signal.Signals]  # those that have come
-
-    def why_cut_off(self, session: Session) -> str:
-        """Return why the session must end now, or ""."""
-        if self.signals:
-            return f"by {self.signals[0].name}"
-        if time.monotonic() > session.began + session.seconds:
-            return f"after {session.seconds:g} s"
-        return ""
-
-    def fail(self, message: str) -> None:
-        """Log and print why the run did not do all of its work."""
-        self.log.write(message)
-        self.terminal.complain(message)
+# ---- Restarting and checking ---------------------------------------------------------------------
 
 
 def listen_for_signals() -> list[signal.Signals]:
@@ -1240,52 +1266,56 @@ def tell_new_host_key(outcome: Outcome[T], run: Run) -> None:
         run.terminal.say(f"New host key of {outcome.server.address}: {outcome.new_host_key}")
 
 
-def tell_outcome(outcome: Outcome[str], place: str, done: str, run: Run) -> None:
+def tell_outcome(outcome: Outcome[str], servers: list[Server], done: str, run: Run) -> None:
     """Print how one server's turn ended."""
     tell_new_host_key(outcome, run)
-    server = f"[{place}] {outcome.server.address}"
+    place = f"[{servers.index(outcome.server) + 1}/{len(servers)}] {outcome.server.address}"
     took = f"{outcome.seconds:.1f} s"
     if outcome.reason:
-        run.terminal.complain(f"{server} FAILED after {took}: {outcome.reason}")
+        run.terminal.complain(f"{place} FAILED after {took}: {outcome.reason}")
         return
-    run.terminal.say(f"{server} {done} in {took}")
+    run.terminal.say(f"{place} {done} in {took}")
     if run.options.verbose:
         run.terminal.say(f"  answered: {outcome.value}")
 
 
-def do_all(job: Callable[[Session], str], servers: list[Server], done: str, run: Run) -> int:
-    """Do a job at all servers, log and print each outcome, and return how many succeeded."""
-    left, succeeded = list(servers), 0
-    for outcome in take_turns(job, servers, run.options.parallel, run):
-        address = outcome.server.address
-        left.remove(outcome.server)
-        if outcome.reason:
-            run.log.write(
-                f"Failed to restart webbridge on server {address}. Error:", outcome.reason
-            )
-        else:
-            succeeded += 1
-            run.log.write(f"Webbridge on server: {address} restarted successfully")
-        place = f"{servers.index(outcome.server) + 1}/{len(servers)}"
-        tell_outcome(outcome, place, done, run)
+def log_restart(outcome: Outcome[str], log: Log) -> None:
+    """Log the outcome in the words of Cisco's script."""
+    address = outcome.server.address
+    if outcome.reason:
+        log.write(f"Failed to restart webbridge on server {address}. Error:", outcome.reason)
+    else:
+        log.write(f"Webbridge on server: {address} restarted successfully")
+
+
+def tell_end(servers: list[Server], outcomes: list[Outcome[str]], words: str, run: Run) -> bool:
+    """Print how many succeeded and who had no turn; return whether all succeeded."""
+    succeeded = sum(not outcome.reason for outcome in outcomes)
+    run.terminal.say(words.format(succeeded, counted(len(servers), "server")))
     if run.signals:
-        names = ", ".join(server.address for server in left) or "none"
+        attempted = [outcome.server for outcome in outcomes]
+        names = ", ".join(s.address for s in servers if s not in attempted) or "none"
         run.fail(f"Ended by {run.signals[0].name}. Not attempted: {names}")
-    return succeeded
+    return succeeded == len(servers)
 
 
 def restart_all(servers: list[Server], run: Run) -> bool:
-    """Restart the servers; return whether all were restarted."""
-    restarted = do_all(restart, servers, "restarted", run)
-    run.terminal.say(f"Restarted {restarted} of {counted(len(servers), 'server')}.")
-    return restarted == len(servers)
+    """Restart the servers, log and print each outcome; return whether all were restarted."""
+    outcomes = []
+    for outcome in take_turns(restart, servers, run.options.parallel, run):
+        outcomes.append(outcome)
+        log_restart(outcome, run.log)
+        tell_outcome(outcome, servers, "restarted", run)
+    return tell_end(servers, outcomes, "Restarted {} of {}.", run)
 
 
 def check_all(servers: list[Server], run: Run) -> bool:
-    """Check the servers; return whether all are ready."""
-    ready = do_all(check, servers, "OK (Web Bridge enabled)", run)
-    run.terminal.say(f"{ready} of {counted(len(servers), 'server')} ready.")
-    return ready == len(servers)
+    """Check the servers and print each outcome; return whether all are ready."""
+    outcomes = []
+    for outcome in take_turns(check, servers, run.options.parallel, run):
+        outcomes.append(outcome)
+        tell_outcome(outcome, servers, "OK (Web Bridge enabled)", run)
+    return tell_end(servers, outcomes, "{} of {} ready.", run)
 
 
 # ---- Counting, and what depends on it ------------------------------------------------------------
@@ -1384,8 +1414,8 @@ HELP = {
     "--accept-new-host-keys": "store and trust the host key of each server that has none stored. "
     "Meant for --check: without --check, the run then goes on and restarts",
     "--known-hosts": "the stored host keys (default: webbridge_known_hosts beside the script)",
-    "--ask-password": "ask for the password on the terminal. Goes before --password-file, then "
-    "the environment variable MMP_PASSWORD, then MMP_PASSWORD in the script",
+    "--ask-password": "ask for the password on the terminal, whatever else is set. After it come "
+    "--password-file, the environment variable MMP_PASSWORD, and MMP_PASSWORD in the script",
     "--password-file": "a UTF-8 file whose first line is the password",
     "--log-file": f"the log to append to (default: {LOG_NAME} beside the script)",
     "--timeout": "time for each server, all in all (default: %(default)g)",
@@ -1416,7 +1446,7 @@ SESSIONS = number(int, lambda n: n >= 0, "0 or more sessions")
 
 def full_path(text: str) -> Path:
     """Return the path as messages name it; an argparse type."""
-    with contextlib.suppress(OSError):  # the current folder may have been deleted
+    with contextlib.suppress(OSError, RuntimeError):  # no current folder, no such user's home
         return Path(text).expanduser().absolute()
     return Path(text)
 
@@ -1427,7 +1457,7 @@ def saved_log(text: str) -> Path:
     with contextlib.suppress(OSError):  # a name that is too long, for example
         if path.exists() and not path.is_dir():
             return path
-    raise argparse.ArgumentTypeError(f"{path} is not a file, and it takes no SERVER")
+    raise argparse.ArgumentTypeError(f"{path} is not a file; --from-logs takes no SERVER")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -1529,7 +1559,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not options.sessions:
             refuse_unwritable_log(options.log_file)
         if not (options.sessions or options.check):
-            log.path = options.log_file  # whatever happens from here on is logged
+            log.path = options.log_file  # what goes wrong from here on is logged
         servers, bridges = read_deployment(options.servers)
         access = read_access(options)
     except Trouble as error:

@@ -27,7 +27,7 @@ from webbridge_restart import RESTART_COMMAND, Session
 ADDRESS, SECOND, THIRD = "10.48.79.194", "10.48.79.195", "10.48.79.196"
 REFUSED = NoValidConnectionsError({(ADDRESS, 22): ConnectionRefusedError()})
 UNABLE = f"[Errno None] Unable to connect to port 22 on {ADDRESS}"
-MAYBE = "The restart may or may not have happened: look before you repeat it."
+MAYBE = "The restart may or may not have happened: check the Web Bridge before you run this again."
 CONNECT, KEYS, PASSWORD_SENT, SESSION = "connect", "keys", "password", "session"
 QUESTION = "question"
 BEGINNING = [CONNECT, KEYS, PASSWORD_SENT, SESSION]

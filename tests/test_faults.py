@@ -214,7 +214,7 @@ def sha1_offer() -> bytes:
 
 def forgive_second_request(transport: paramiko.Transport) -> None:
     """Let a client log in a second time on the same connection, as many servers do."""
-    transport.packetizer.read_message = transport.read_leniently  # type: ignore[attr-defined]
+    transport.packetizer.read_message = transport.read_leniently
 
 
 def only_sha1(transport: paramiko.Transport) -> None:
@@ -331,7 +331,7 @@ class Fault(NamedTuple):
 
 SHORT = 1.5  # the --timeout of a server that stalls
 CUT_OFF = f"Cut off after {SHORT:g} s while"
-MAYBE = " The restart may or may not have happened: look before you repeat it."
+MAYBE = " The restart may or may not have happened: check the Web Bridge before you run this again."
 WAITING = "waiting for the answer."
 HAD_ANSWERED = f"{CUT_OFF} {WAITING} It had answered: "
 NO_END = "The answer does not end." + MAYBE
@@ -348,13 +348,13 @@ KEYS_ONLY = "The server accepts no password, only publickey. Use an account that
 NO_SESSION = "The server refused a session (code {}). Too many sessions may be open."
 NO_COMMAND_RUN = "The server refused to run the command."
 NO_SSH = "No usable SSH answer from 127.0.0.1 port {port}. Is it an MMP? Is the server overloaded?"
-TIMED_OUT = "Cannot connect to 127.0.0.1 port {port}: timed out."
+TIMED_OUT = "Cannot connect to 127.0.0.1 port {port}: timed out (127.0.0.1)."
 UNKNOWN_KEY = (
     "The host key is not in {known_hosts}: {shown}. No password was sent. Compare the fingerprint "
     "with the server's own, then store it with --check --accept-new-host-keys."
 )
 NEW_KEY = (
-    "Shown: {shown}. No password was sent. Somebody may be in between. Only if you know that the "
+    "Shown: {shown}. No password was sent. This may be an attack. Only if you know that the "
     "server has a new key, delete the server's lines from {known_hosts} and store the new key with "
     "--check --accept-new-host-keys."
 )

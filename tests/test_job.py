@@ -25,7 +25,7 @@ from simulated_mmp import PASSWORD, SETTINGS, SimulatedMMP, answer
 
 RESTART, CHECK = "webbridge restart", "webbridge"
 NOT_FOUND = os.strerror(errno.ENOENT)
-MAYBE = "The restart may or may not have happened: look before you repeat it."
+MAYBE = "The restart may or may not have happened: check the Web Bridge before you run this again."
 
 
 def without_seconds(text: str) -> str:

@@ -97,13 +97,15 @@ def test_options_that_do_not_go_together(
 def test_server_after_a_saved_log_is_not_taken_for_a_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str]
 ) -> None:
-    sentence = f"argument --from-logs: {tmp_path / '1'} is not a file, and it takes no SERVER\n"
+    sentence = (
+        f"argument --from-logs: {tmp_path / '1'} is not a file; --from-logs takes no SERVER\n"
+    )
     assert refusal(capsys, [*options, "1"]) == sentence
 
 
 def test_folder_is_no_saved_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["--sessions", "--from-logs", SAVED, "."]
-    sentence = f"argument --from-logs: {tmp_path} is not a file, and it takes no SERVER\n"
+    sentence = f"argument --from-logs: {tmp_path} is not a file; --from-logs takes no SERVER\n"
     assert refusal(capsys, options) == sentence
 
 
@@ -112,7 +114,9 @@ def test_saved_log_that_cannot_be_looked_at(
 ) -> None:
     """Its name is too long. A file in a folder that is closed to this user is like it."""
     name = "a" * 300
-    sentence = f"argument --from-logs: {tmp_path / name} is not a file, and it takes no SERVER\n"
+    sentence = (
+        f"argument --from-logs: {tmp_path / name} is not a file; --from-logs takes no SERVER\n"
+    )
     assert refusal(capsys, ["--sessions", "--from-logs", name]) == sentence
 
 
@@ -388,10 +392,13 @@ def help_of(text: str, option: str) -> str:
         ("--timeout", "(default: 60)"),
         ("--parallel", "(default: 1)"),
         ("--accept-new-host-keys", "without --check, the run then goes on and restarts"),
-        ("--ask-password", "Goes before --password-file, then the environment variable "
-         "MMP_PASSWORD, then MMP_PASSWORD in the script"),
+        (
+            "--ask-password",
+            "After it come --password-file, the environment variable MMP_PASSWORD, and "
+            "MMP_PASSWORD in the script",
+        ),
     ],
-)  # fmt: skip
+)
 def test_help_says_what_cannot_be_guessed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

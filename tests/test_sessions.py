@@ -360,9 +360,12 @@ def test_web_bridge_lines(line: str) -> None:
         assert (counter.active, counter.shown) == (149, "149 FULL")
 
 
-@pytest.mark.parametrize("sessions", [0, 148, 150, 999_999_999])
-def test_only_149_sessions_are_full(sessions: int) -> None:
-    assert shown(parse(web(sessions))) == {WEB: str(sessions)}
+@pytest.mark.parametrize(
+    ("sessions", "cell"),
+    [(0, "0"), (148, "148"), (149, "149 FULL"), (150, "150 FULL"), (999_999_999, "999999999 FULL")],
+)
+def test_web_bridge_is_full_from_149_sessions_on(sessions: int, cell: str) -> None:
+    assert shown(parse(web(sessions))) == {WEB: cell}
 
 
 @pytest.mark.parametrize(

@@ -816,7 +816,7 @@ class Stalling(SimulatedMMP):
         return any(tuple(row.split()[2:4]) == called for row in table)
 
 
-DOUBT = " The restart may or may not have happened: look before you repeat it."
+DOUBT = " The restart may or may not have happened: check the Web Bridge before you run this again."
 STAGES = {  # and how the log says it
     "connect": "connecting.",
     "banner": "connecting.",

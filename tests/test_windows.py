@@ -52,7 +52,7 @@ def test_ctrl_c_ends_a_run_where_there_is_no_sighup(
             assert never.connections == 0
     reason = (
         "Cut off by SIGINT while waiting for the answer. "
-        "The restart may or may not have happened: look before you repeat it."
+        "The restart may or may not have happened: check the Web Bridge before you run this again."
     )
     ended = f"Ended by SIGINT. Not attempted: {never.address}"
     assert ran.log == [restarted(mmp), *failed(pressing, reason), ended]
