@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Union
 
+import paramiko
 import pytest
 
 import webbridge_restart
@@ -49,6 +50,17 @@ def _signals_as_before() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_tracebacks_in_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep paramiko's threads, the test servers' among them, from formatting tracebacks.
+
+    Python 3.11 parses source text for that, and two threads that parse at the same time can break
+    each other: "SystemError: AST constructor recursion depth mismatch". The script parses its own
+    block while it has one thread only; a test's process has others.
+    """
+    monkeypatch.setattr(paramiko.util, "tb_strings", list)
 
 
 @pytest.fixture(autouse=True)
