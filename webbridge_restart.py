@@ -157,7 +157,9 @@ def spoken(span: datetime.timedelta) -> str:
 # ---- Inventory -----------------------------------------------------------------------------------
 
 LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
-ADDRESS = re.compile(rf"(?:\[(?P<ipv6>[^]]+)\]|(?P<host>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]+))?")
+ADDRESS = re.compile(
+    rf"(?:\[(?P<ipv6>[^]\s]+)\]|(?P<host>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -292,8 +294,8 @@ def refuse_if_others_can_read(path: Path) -> None:
 def read_password_file(path: Path) -> str:
     """Return the first line of the file; raises Trouble."""
     try:
-        refuse_if_others_can_read(path)
         first_line = path.read_text(encoding="utf-8-sig").partition("\n")[0]
+        refuse_if_others_can_read(path)
     except OSError as error:
         raise Trouble(f"Cannot read the password file {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -404,19 +406,20 @@ class Answer(NamedTuple):
 LINE_START = rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
 FAILURE = re.compile(LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))")
 UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
+PROMPT_AND_FAILURE = re.compile(rb"(?m)^[^\n]{0,99}[>#$%][ \t]*(FAILURE:(?s:.{0,999}))")
 SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
 WHOLE_REPLY = re.compile(rb"(?m)(?:^|\r)[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
 ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
 
 
-def show_answer(text: bytes) -> str:
+def show_answer(text: bytes | bytearray) -> str:
     """Return an answer's beginning as one safe line."""
-    return printable(text[: MAX_SHOWN_CHARACTERS * 4]) or "nothing"
+    return printable(bytes(text[: MAX_SHOWN_CHARACTERS * 4])) or "nothing"
 
 
 def judge(answer: Answer) -> None:
     """Raises Refused if the answer says that the command failed."""
-    failure = FAILURE.search(answer.text)
+    failure = FAILURE.search(answer.text) or PROMPT_AND_FAILURE.search(answer.text)
     if not failure and answer.status <= 0:
         return
     said = printable(failure[1]) if failure else show_answer(answer.text)
@@ -711,11 +714,17 @@ class Session:
         try:
             channel.exec_command(command)
         except paramiko.SSHException:
-            if channel.exit_status == -1 and not channel.recv_ready():  # so nothing came
-                if self.is_alive():
-                    raise Refused("The server refused to run the command.") from None
+            if not self.is_alive():
                 raise
+            if channel.exit_status == -1 and not channel.recv_ready():
+                raise Refused("The server refused to run the command.") from None
+            said = show_answer(channel.recv(MAX_SHOWN_CHARACTERS))
+            raise Trouble(f"The server never accepted the command, but answered: {said}.") from None
         status = read_answer(channel, self.text)
+        if status == -1 and not WHOLE_REPLY.search(self.text) and not self.is_alive():
+            raise Trouble(
+                f"The connection broke off in the answer, after: {show_answer(self.text)}."
+            )
         return Answer(bytes(self.text).replace(b"\r", b"\n"), status)
 
     def enter(self, stage: Stage) -> None:
@@ -948,7 +957,8 @@ def find_problem(
                 hint = " If other servers run the Call Bridges, list all of those in CALLBRIDGES."
             return f"The log has no readable {bridge.value} counter.{hint}"
         if bridge in wanted and counter and abs(counter.age) > MAX_COUNTER_AGE[bridge]:
-            age = f"{spoken(counter.age)} before the log's end"
+            when = "before" if counter.age > datetime.timedelta(0) else "after"
+            age = f"{spoken(counter.age)} {when} the log's end"
             return f"The newest {bridge.value} counter is too old: it was logged {age}."
     return ""
 
@@ -1215,7 +1225,7 @@ def start_job(job: Callable[[Session], T], session: Session, ended: Ended[T]) ->
 def cut_off(session: Session, why: str) -> str:
     """Close the session and return the reason."""
     session.close()  # first, so that nothing is sent after the look at what was sent
-    said = f" It had answered: {show_answer(bytes(session.text))}." if session.text else ""
+    said = f" It had answered: {show_answer(session.text)}." if session.text else ""
     return f"Cut off {why} while {session.stage.value}.{said}{doubt(session)}"
 
 

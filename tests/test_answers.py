@@ -58,6 +58,8 @@ def short(sent: bytes | str) -> str:
         (b"no FAILURE of the ERROR kind\n", 0),
         (b"SUCCESS: no error\n", 0),
         (b"0 ERROR\n", 0),
+        (b"acano> failure: none\n", 0),
+        (b"acano> no FAILURE: none\n", 0),
     ],
 )
 def test_restarted(text: bytes, status: int) -> None:
@@ -71,6 +73,9 @@ SAID = [
     (b"failure: no", "failure: no"),
     (b"SUCCESS: a\nFAILURE: b", "FAILURE: b"),
     (b"FAILURE: b\nSUCCESS: a\n", "FAILURE: b | SUCCESS: a"),
+    (b"acano> FAILURE: no\n", "FAILURE: no"),
+    (b"SUCCESS: a\nadmin@cms1:~$FAILURE: b", "FAILURE: b"),
+    (b"y" * 99 + b"#\tFAILURE: no", "FAILURE: no"),
     (b"FAILURE: a\nERROR: b\n", "FAILURE: a | ERROR: b"),
     (b"Errors: 0\nError: b\n", "Error: b"),
     (b"ERROR\n", "ERROR"),

@@ -270,13 +270,15 @@ def test_key_that_is_not_the_known_one_gets_nothing(network: Network, run: Run) 
 def test_answer_that_comes_before_the_reply_to_the_request(
     network: Network, run: Run, came: str
 ) -> None:
-    """paramiko then takes the reply for a refusal, and the command ran nevertheless."""
+    """What a server says of a command that it never accepted is no confirmation."""
     network.failures[RESTART_COMMAND] = [paramiko.SSHException("Channel closed.")]
     if came == "text":
         network.status = -1
     else:
         network.answers[ADDRESS] = []
-    assert run([ADDRESS]).log == [restarted(ADDRESS)]
+    said = "SUCCESS: Webbridge restarted" if came == "text" else "nothing"
+    reason = f"The server never accepted the command, but answered: {said}."
+    assert run([ADDRESS]).log == failed(ADDRESS, f"{reason} {MAYBE}")
     assert network.steps == ALL_STEPS
 
 

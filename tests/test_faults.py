@@ -151,6 +151,14 @@ def say_goodbye(transport: paramiko.Transport) -> int:
     return hang_up(transport)
 
 
+def answer_and_close(transport: paramiko.Transport) -> int:
+    (channel,) = transport._channels.values()
+    channel.sendall(SUCCESS)
+    channel.send_exit_status(0)
+    channel.close()
+    return 0
+
+
 def ask_for_new_password(transport: paramiko.Transport) -> int:
     message = paramiko.Message()
     message.add_byte(bytes([60]))  # SSH_MSG_USERAUTH_PASSWD_CHANGEREQ
@@ -336,6 +344,7 @@ WAITING = "waiting for the answer."
 HAD_ANSWERED = f"{CUT_OFF} {WAITING} It had answered: "
 NO_END = "The answer does not end." + MAYBE
 UNCLEAR = "The answer ended without exit status or SUCCESS, after: {}." + MAYBE
+BROKEN = "The connection broke off in the answer, after: {}." + MAYBE
 BROKE_OFF = "The connection broke off while"
 BY_HAND = "by hand: ssh -p {port} admin@127.0.0.1"
 REFUSED = (
@@ -587,9 +596,18 @@ DROPS = [
         instead_of_a_reply(say_goodbye),
         f"{BROKE_OFF} {WAITING}{MAYBE}",
     ),
-    Fault("drops after the command", in_turn(hang_up), UNCLEAR.format("nothing")),
     Fault(
-        "drops in the middle of the answer", in_turn(b"SUCCES", hang_up), UNCLEAR.format("SUCCES")
+        "success text and status 0 instead of a reply to the exec request",
+        instead_of_a_reply(answer_and_close),
+        "The server never accepted the command, but answered: SUCCESS: Webbridge restarted."
+        f"{MAYBE}",
+    ),
+    Fault("drops after the command", in_turn(hang_up), BROKEN.format("nothing")),
+    *(
+        Fault(
+            f"drops in the answer, after {cut}", in_turn(cut.encode(), hang_up), BROKEN.format(cut)
+        )
+        for cut in ("SUCCES", "SUCCESS: a", "FAILURE: b")
     ),
 ]
 
@@ -788,9 +806,9 @@ OTHER_MAKE = [
         limits=SOON_OVER,
     ),
     Fault(
-        "drops in the middle of the answer",
-        other_make(restart=strict.answer_then_hang_up(b"SUCCES")),
-        UNCLEAR.format("SUCCES"),
+        "drops in the middle of a success line",
+        other_make(restart=strict.answer_then_hang_up(b"SUCCESS: a")),
+        BROKEN.format("SUCCESS: a"),
     ),
     Fault(
         "success text, then the connection drops", other_make(restart=strict.answer_then_hang_up())
