@@ -321,7 +321,7 @@ def ask_for_password() -> str:
 
 def find_password(options: argparse.Namespace) -> tuple[str, str]:
     """Return the password and where it comes from; raises Trouble."""
-    if MMP_PASSWORD:
+    if MMP_PASSWORD:  # the script itself is then a file that holds the password
         refuse_if_others_can_read(SCRIPT)
     if options.ask_password:
         return ask_for_password(), "typed at the prompt"
@@ -346,7 +346,7 @@ def parse_known_hosts_line(line: str) -> paramiko.hostkeys.HostKeyEntry | None:
     if entry and entry.key.get_base64() != fields[2]:  # cut short
         raise ValueError(line)
     for name in fields[0].split(","):
-        if name.startswith("|"):  # a spoilt hashed name would fail later, when it is looked up
+        if name.startswith("|"):  # a damaged hash would fail later, at a lookup
             paramiko.HostKeys.hash_host("", name)
     return entry
 
@@ -363,7 +363,7 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
             continue
         try:
             entry = parse_known_hosts_line(line)
-        except Exception:  # paramiko raises eight types of error for a spoilt line
+        except Exception:  # paramiko raises eight types of error for a damaged line
             raise Trouble(
                 f"{path}, line {number}, is not a usable host key. Delete the line, then store "
                 f"the server's key again with {STORE_KEY_OPTIONS}."
@@ -855,6 +855,8 @@ LINE_TIME = (
     rb"[ T](?P<clock>\d\d:\d\d:\d\d))(?:[.,]\d{1,9})?(?P<zone>Z|[+-]\d\d:?\d\d)?"
 )
 TIMED_LINE = re.compile(LINE_TIME)
+# Jun 20 21:14:00 user.info cms1 host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}
+# Jun 20 21:14:00 user.info cms1 "webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170
 # After the time come facility.level, the host and perhaps another word. The first word that ends
 # with a colon is the process. What a client sends comes later, so only this beginning counts.
 COUNTER_LINE = re.compile(
@@ -938,7 +940,7 @@ def parse_log(log: LogEnd, now: datetime.datetime) -> Reading:
 def find_problem(
     reading: Reading, wanted: Collection[Bridge], now: datetime.datetime | None
 ) -> str:
-    """Return why the counters of a log cannot be counted on, or "" if they can.
+    """Return why the counters of a log are of no use, or "" if they are fit to count.
 
     now is this computer's clock, against which a live server's log must be current. None stands
     for a saved log, of which only the counters' own ages count.
@@ -973,7 +975,7 @@ In a cluster, only the sum of all servers means something."""
 
 @dataclass(frozen=True)
 class Row:
-    """What the log of one server says, and why it cannot be counted on, if it cannot."""
+    """What the log of one server says, and what is wrong with it, if anything."""
 
     name: str
     wanted: Collection[Bridge]
@@ -1013,7 +1015,7 @@ def draw_table(rows: Sequence[Row]) -> str:
 
 
 def sum_up(rows: Sequence[Row]) -> Figures:
-    """Return the sums; raises Trouble if a figure is missing or not to be counted on."""
+    """Return the sums; raises Trouble if a figure is missing or too old."""
     problems = [f"{row.name}: {row.problem}" for row in rows if row.problem]
     sums = {}
     for bridge in Bridge:
@@ -1135,7 +1137,7 @@ class Run:
     access: Access
     terminal: Terminal
     log: Log
-    signals: list[signal.Signals]  # those that have come
+    signals: list[signal.Signals]  # received so far
 
     def why_cut_off(self, session: Session) -> str:
         """Return why the session must end now, or ""."""
@@ -1201,10 +1203,10 @@ def make_outcome(session: Session, value: T | None, reason: str = "") -> Outcome
     return Outcome(session.server, seconds, value, reason, session.new_host_key)
 
 
-Ended = queue.SimpleQueue[tuple[Session, Outcome[T]]]
+OutcomeQueue = queue.SimpleQueue[tuple[Session, Outcome[T]]]
 
 
-def do_job(job: Callable[[Session], T], session: Session, ended: Ended[T]) -> None:
+def do_job(job: Callable[[Session], T], session: Session, ended: OutcomeQueue[T]) -> None:
     """Do the job in this thread and hand over its outcome."""
     try:
         outcome = make_outcome(session, job(session))
@@ -1214,7 +1216,7 @@ def do_job(job: Callable[[Session], T], session: Session, ended: Ended[T]) -> No
     ended.put((session, outcome))
 
 
-def start_job(job: Callable[[Session], T], session: Session, ended: Ended[T]) -> None:
+def start_job(job: Callable[[Session], T], session: Session, ended: OutcomeQueue[T]) -> None:
     """Do the job in a thread of its own, which cannot hold the end of the run up."""
     try:
         threading.Thread(target=do_job, args=(job, session, ended), daemon=True).start()
@@ -1237,7 +1239,7 @@ def take_turns(
     Only this thread decides how a server ended. What comes after the cut-off is dropped.
     """
     waiting, under_way = collections.deque(servers), list[Session]()
-    ended: Ended[T] = queue.SimpleQueue()
+    ended: OutcomeQueue[T] = queue.SimpleQueue()
     while under_way or (waiting and not run.signals):
         while waiting and len(under_way) < parallel and not run.signals:
             session = Session(waiting.popleft(), run.access, run.options.timeout)
@@ -1262,13 +1264,13 @@ def take_turns(
 
 
 def listen_for_signals() -> list[signal.Signals]:
-    """Return a list that gets the signals that ask for an end. An ignored signal stays ignored."""
-    come: list[signal.Signals] = []
+    """Return a list that gets the signals to stop. An ignored signal stays ignored."""
+    received: list[signal.Signals] = []
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: come.append(signal.Signals(number)))
-    return come
+            signal.signal(number, lambda number, _: received.append(signal.Signals(number)))
+    return received
 
 
 def tell_new_host_key(outcome: Outcome[T], run: Run) -> None:
@@ -1418,7 +1420,7 @@ HELP = {
     "--check": "log in and ask each Web Bridge for its settings; restart nothing, log nothing. "
     "With --if-leaked or --max-active, also count, and say what a run would do now",
     "--sessions": "count the leaked sessions of all servers; restart nothing, log nothing",
-    "--from-logs": "with --sessions: count in saved logs (plain or .gz), and log in nowhere",
+    "--from-logs": "with --sessions: count in saved logs (plain or .gz); log in to no server",
     "--if-leaked": "restart only if at least N sessions are leaked",
     "--max-active": "restart only if at most N sessions are active",
     "--accept-new-host-keys": "store and trust the host key of each server that has none stored. "
@@ -1428,7 +1430,7 @@ HELP = {
     "--password-file, the environment variable MMP_PASSWORD, and MMP_PASSWORD in the script",
     "--password-file": "a UTF-8 file whose first line is the password",
     "--log-file": f"the log to append to (default: {LOG_NAME} beside the script)",
-    "--timeout": "time for each server, all in all (default: %(default)g)",
+    "--timeout": "time for each server, in total (default: %(default)g)",
     "--parallel": "restart or check at most N servers at once (default: %(default)s)",
     "--quiet": "print only failures, and the figures that you asked for",
     "--verbose": "also print what each server answered",
@@ -1532,12 +1534,11 @@ def read_deployment(names: list[str]) -> tuple[list[Server], Wanted]:
     refuse_repeated_numbers()
     web_bridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
     call_bridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else web_bridges
-    same: dict[str, Server] = {}
+    by_name: dict[str, Server] = {}  # a server that stands in both inventories counts once
     wanted: Wanted = {}
     for bridge, servers in ((Bridge.WEB, web_bridges), (Bridge.CALL, call_bridges)):
         for server in servers:
-            first = same.setdefault(server.known_as, server)
-            wanted.setdefault(first, set()).add(bridge)
+            wanted.setdefault(by_name.setdefault(server.known_as, server), set()).add(bridge)
     return choose_servers(web_bridges, names), wanted
 
 

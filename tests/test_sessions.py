@@ -842,7 +842,7 @@ def test_forged_line_that_begins_where_a_step_does(run: Run, mmp: SimulatedMMP) 
 def test_saved_logs_are_judged_only_against_their_own_end(
     run: Run, mmp: SimulatedMMP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plain and packed, each read once. It takes no password, and logs in nowhere."""
+    """Plain and packed, each read once. It takes no password, and logs in to no server."""
     monkeypatch.delenv("MMP_PASSWORD")
     plain, packed = tmp_path / "cms1.log", tmp_path / "cms2.log.gz"
     plain.write_bytes(saved_log(100, 10, 11))
@@ -874,7 +874,7 @@ def error_of_reading(path: Path) -> str:
         b"no gzip",
         gzip.compress(b"")[:10] + b"\xff" * 9,
     ],
-    ids=["cut short", "not packed", "spoilt"],
+    ids=["cut short", "not packed", "damaged"],
 )
 def test_saved_log_that_cannot_be_unpacked(run: Run, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "a.gz"
