@@ -776,6 +776,13 @@ def doubt(session: Session) -> str:
     )
 
 
+def advise(error: Exception) -> str:
+    """Return what to do, if the reason is Cisco's line of the log, which does not say it."""
+    if isinstance(error, NoValidConnectionsError):
+        return ". Check the address, and that SSH to it is open from this computer."
+    return ""
+
+
 def explain_connecting(error: Exception, session: Session) -> str:
     place = f"{session.server.host} port {session.server.port}"
     if isinstance(error, NoValidConnectionsError):
@@ -1195,12 +1202,15 @@ class Outcome(Generic[T]):
     seconds: float
     value: T | None
     reason: str = ""
+    advice: str = ""  # what the reason does not say, for the terminal
     new_host_key: str = ""
 
 
-def make_outcome(session: Session, value: T | None, reason: str = "") -> Outcome[T]:
+def make_outcome(
+    session: Session, value: T | None, reason: str = "", advice: str = ""
+) -> Outcome[T]:
     seconds = time.monotonic() - session.began
-    return Outcome(session.server, seconds, value, reason, session.new_host_key)
+    return Outcome(session.server, seconds, value, reason, advice, session.new_host_key)
 
 
 OutcomeQueue = queue.SimpleQueue[tuple[Session, Outcome[T]]]
@@ -1211,7 +1221,7 @@ def do_job(job: Callable[[Session], T], session: Session, ended: OutcomeQueue[T]
     try:
         outcome = make_outcome(session, job(session))
     except Exception as error:  # one server's trouble of any kind must not stop the others
-        outcome = make_outcome(session, None, explain(error, session))
+        outcome = make_outcome(session, None, explain(error, session), advise(error))
     session.close()
     ended.put((session, outcome))
 
@@ -1284,7 +1294,7 @@ def tell_outcome(outcome: Outcome[str], servers: list[Server], done: str, run: R
     place = f"[{servers.index(outcome.server) + 1}/{len(servers)}] {outcome.server.address}"
     took = f"{outcome.seconds:.1f} s"
     if outcome.reason:
-        run.terminal.complain(f"{place} FAILED after {took}: {outcome.reason}")
+        run.terminal.complain(f"{place} FAILED after {took}: {outcome.reason}{outcome.advice}")
         return
     run.terminal.say(f"{place} {done} in {took}")
     if run.options.verbose:
@@ -1345,7 +1355,7 @@ def read_rows(wanted: Wanted, run: Run) -> list[Row]:
         tell_new_host_key(outcome, run)
         server, reading = outcome.server, outcome.value or NO_READING
         now = datetime.datetime.now(datetime.timezone.utc)
-        problem = outcome.reason or find_problem(reading, wanted[server], now)
+        problem = outcome.reason + outcome.advice or find_problem(reading, wanted[server], now)
         rows[server] = Row(server.address, wanted[server], reading, problem)
     return list(rows.values())
 

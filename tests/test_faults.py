@@ -30,7 +30,7 @@ import pytest
 
 import strict_mmp as strict
 import webbridge_restart
-from conftest import Run, address_of, failed, restarted
+from conftest import Run, address_of, failed, restarted, with_advice
 from simulated_mmp import (
     PASSWORD,
     SUCCESS,
@@ -923,7 +923,8 @@ def test_fault(
     told = failed(faulty, reason) if reason else [restarted(faulty)]
     assert ran.log == [restarted(before), *told, restarted(after)]
     assert ran.status == (1 if reason else 0)
-    line = rf"\[2/3\] {re.escape(address_of(faulty))} FAILED after \d+\.\d s: {re.escape(reason)}\n"
+    began = re.escape(f"[2/3] {address_of(faulty)} FAILED after ")
+    line = rf"{began}\d+\.\d s: {re.escape(with_advice(reason))}\n"
     assert re.fullmatch(line if reason else "", ran.err), ran.err
     assert before.commands == after.commands == ["webbridge restart"]
     assert before.passwords == after.passwords == [PASSWORD]

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import webbridge_restart
-from conftest import Run, restarted
+from conftest import Run, refused, restarted, with_advice
 from simulated_mmp import PASSWORD, SimulatedMMP
 from webbridge_restart import Bridge, Counter, Figures, LogEnd, Reading, Row
 
@@ -742,8 +742,7 @@ def test_every_server_with_trouble_is_named(run: Run, mmp: SimulatedMMP) -> None
     with SimulatedMMP() as gone:
         address = gone.address
     mmp.log = (web(1) + end()).encode()
-    reason = f"{address}: [Errno None] Unable to connect to port {gone.port} on 127.0.0.1 "
-    reason += f"{mmp.address}: {NO_CALL}{HINT}"
+    reason = f"{address}: {with_advice(refused(address))} {mmp.address}: {NO_CALL}{HINT}"
     assert_nothing_restarted(run, [address, mmp], reason)
 
 

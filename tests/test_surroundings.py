@@ -27,7 +27,16 @@ import pytest
 
 import demo
 import webbridge_restart
-from conftest import STAMP, Ran, address_of, failed, restarted, unstamped
+from conftest import (
+    STAMP,
+    Ran,
+    address_of,
+    failed,
+    refused,
+    restarted,
+    unstamped,
+    with_advice,
+)
 from simulated_mmp import PASSWORD, SimulatedMMP, answer, refusing_address, reset
 
 COMMAND = "webbridge restart"
@@ -131,11 +140,6 @@ def refusing() -> Iterator[str]:
 # ---- What a run is expected to say ---------------------------------------------------------------
 
 
-def refused(address: str) -> str:
-    """Return the reason that stands in the log for a port that refuses connections."""
-    return f"[Errno None] Unable to connect to port {address.rpartition(':')[2]} on 127.0.0.1"
-
-
 def good(place: str, server: SimulatedMMP) -> str:
     """Return what stdout says of a success."""
     return f"[{place}] {server.address} restarted in N s\n"
@@ -143,7 +147,7 @@ def good(place: str, server: SimulatedMMP) -> str:
 
 def bad(place: str, server: SimulatedMMP | str, reason: str) -> str:
     """Return what stderr says of a failure."""
-    return f"[{place}] {address_of(server)} FAILED after N s: {reason}\n"
+    return f"[{place}] {address_of(server)} FAILED after N s: {with_advice(reason)}\n"
 
 
 def total(restarted: int, servers: int) -> str:

@@ -21,9 +21,8 @@ from paramiko import Channel
 
 import demo
 import webbridge_restart
-from conftest import Run, failed, restarted, unstamped
+from conftest import Run, failed, refused, restarted, unstamped
 from simulated_mmp import PASSWORD, SimulatedMMP, answer, refusing_address
-from test_surroundings import refused
 
 PATIENCE = 120.0  # seconds for a child, on a busy computer
 PYTHONW = Path(sys.executable).with_name("pythonw.exe")
