@@ -139,6 +139,13 @@ def printable(sent: bytes | str) -> str:
     return f"{shown[:MAX_SHOWN_CHARACTERS]}..."
 
 
+def explain_file(error: OSError) -> str:
+    """Return why a file cannot be read or written, and what to do if a right is missing."""
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}. Check which account runs this, and who owns the file."
+    return f"{error.strerror}."
+
+
 def counted(number: int, noun: str) -> str:
     """Return the number with its noun: 1 server, 2 servers."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -261,7 +268,9 @@ def append_host_key(path: Path, name: str, key: paramiko.PKey) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{newline}{name} {key.get_name()} {key.get_base64()}\n")
     except OSError as error:
-        raise Trouble(f"Cannot write to {path}: {error.strerror}. No password was sent.") from None
+        raise Trouble(
+            f"Cannot write to {path}: {explain_file(error)} No password was sent."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -297,7 +306,7 @@ def read_password_file(path: Path) -> str:
         first_line = path.read_text(encoding="utf-8-sig").partition("\n")[0]
         refuse_if_others_can_read(path)
     except OSError as error:
-        raise Trouble(f"Cannot read the password file {path}: {error.strerror}.") from None
+        raise Trouble(f"Cannot read the password file {path}: {explain_file(error)}") from None
     except UnicodeDecodeError:
         first_line = "\0"
     if "\0" in first_line:  # UTF-16 without its mark
@@ -357,7 +366,7 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace") if path.exists() else ""
     except OSError as error:
-        raise Trouble(f"Cannot read the known-hosts file {path}: {error.strerror}.") from None
+        raise Trouble(f"Cannot read the known-hosts file {path}: {explain_file(error)}") from None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -454,7 +463,7 @@ class Stage(enum.Enum):
     LOGGING_IN = "logging in"
     OPENING = "opening a session"
     ANSWER = "waiting for the answer"
-    LOG = "reading the log"
+    LOG = "reading the server's log"
 
 
 class AsksForMore(Exception):
@@ -819,9 +828,9 @@ def explain_login(error: Exception, session: Session) -> str:
         return f"The server accepts no password, only {offered}. Use an account that has one."
     if isinstance(error, paramiko.AuthenticationException):
         return (
-            "Login refused; not retried, so as not to lock the account. Wrong password "
-            f"({access.password_source}), locked account, or an MMP 'user host' or 'user duty' "
-            f"rule; or the server hung up. Try once {by_hand}"
+            "Login refused; not retried, so as not to lock the account. Wrong user name or "
+            f"password ({access.password_source}), locked account, or an MMP 'user host' or "
+            f"'user duty' rule; or the server hung up. Try once {by_hand}"
         )
     if isinstance(error, (AsksForMore, paramiko.SSHException)):
         return f"The server asks for more than a password. It may have expired. Log in {by_hand}"
@@ -962,8 +971,10 @@ def find_problem(
         counter = reading.counters.get(bridge)
         if bridge in wanted and counter is None:
             hint = ""
+            if bridge is Bridge.CALL:
+                hint = " CMS 2.8 and newer log it."
             if bridge is Bridge.CALL and not CALLBRIDGES:
-                hint = " If other servers run the Call Bridges, list all of those in CALLBRIDGES."
+                hint += " If other servers run the Call Bridges, list all of those in CALLBRIDGES."
             return f"The log has no readable {bridge.value} counter.{hint}"
         if bridge in wanted and counter and abs(counter.age) > MAX_COUNTER_AGE[bridge]:
             when = "before" if counter.age > datetime.timedelta(0) else "after"
@@ -1118,7 +1129,7 @@ class Log:
                     data = data[file.write(data) :]
         except OSError as error:
             self.lost = True
-            reason = f"Cannot write to {self.path}: {error.strerror}."
+            reason = f"Cannot write to {self.path}: {explain_file(error)}"
             self.terminal.complain(f"{reason} Not logged:\n{lines.rstrip()}")
 
 
@@ -1130,7 +1141,7 @@ def refuse_unwritable_log(path: Path) -> None:
         else:
             tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as error:
-        raise Trouble(f"Cannot write to {path}: {error.strerror}.") from None
+        raise Trouble(f"Cannot write to {path}: {explain_file(error)}") from None
 
 
 # ---- The run -------------------------------------------------------------------------------------
@@ -1476,9 +1487,14 @@ def full_path(text: str) -> Path:
 def saved_log(text: str) -> Path:
     """Return the path of a saved log; an argparse type."""
     path = full_path(text)
-    with contextlib.suppress(OSError):  # a name that is too long, for example
-        if path.exists() and not path.is_dir():
+    try:
+        if not path.is_dir():
+            path.stat()
             return path
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {explain_file(error)}") from None
     raise argparse.ArgumentTypeError(f"{path} is not a file; --from-logs takes no SERVER")
 
 

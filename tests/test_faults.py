@@ -348,9 +348,9 @@ BROKEN = "The connection broke off in the answer, after: {}." + MAYBE
 BROKE_OFF = "The connection broke off while"
 BY_HAND = "by hand: ssh -p {port} admin@127.0.0.1"
 REFUSED = (
-    "Login refused; not retried, so as not to lock the account. Wrong password (from MMP_PASSWORD "
-    "in the environment), locked account, or an MMP 'user host' or 'user duty' rule; or the server "
-    f"hung up. Try once {BY_HAND}"
+    "Login refused; not retried, so as not to lock the account. Wrong user name or password "
+    "(from MMP_PASSWORD in the environment), locked account, or an MMP 'user host' or 'user duty' "
+    f"rule; or the server hung up. Try once {BY_HAND}"
 )
 ASKS_FOR_MORE = f"The server asks for more than a password. It may have expired. Log in {BY_HAND}"
 KEYS_ONLY = "The server accepts no password, only publickey. Use an account that has one."

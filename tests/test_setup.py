@@ -45,6 +45,8 @@ def error_of(action: Callable[[], object]) -> str:
     with pytest.raises(OSError) as raised:
         action()
     assert raised.value.strerror
+    if isinstance(raised.value, PermissionError):  # which a folder is on Windows
+        return f"{raised.value.strerror}. Check which account runs this, and who owns the file"
     return raised.value.strerror
 
 
@@ -346,7 +348,7 @@ def test_refused_login_says_where_the_password_came_from(
     assert mmp.passwords == [password]
     assert terminal.call_count == asked
     reason = (
-        "Login refused; not retried, so as not to lock the account. Wrong password "
+        "Login refused; not retried, so as not to lock the account. Wrong user name or password "
         f"({source.replace('FILE', str(file))}), locked account, or an MMP 'user host' or "
         "'user duty' rule; or the server hung up. Try once by hand: "
         f"ssh -p {mmp.port} admin@127.0.0.1"

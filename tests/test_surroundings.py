@@ -488,7 +488,10 @@ def lost_lines(ran: Ran) -> list[str]:
 
 
 def cannot_write(log_file: Path | str, number: int) -> str:
-    return f"Cannot write to {log_file}: {os.strerror(number)}."
+    hint = (
+        " Check which account runs this, and who owns the file." if number == errno.EACCES else ""
+    )
+    return f"Cannot write to {log_file}: {os.strerror(number)}.{hint}"
 
 
 def is_directory(log_file: Path) -> None:

@@ -326,8 +326,8 @@ def log_of(size: int = 0) -> bytes:
 
 COUNTED = "Leaked: 135 sessions (149 Web Bridge, 14 active CMA)."
 SHORTER = "The log became shorter while it was read. Try again."
-DROPPED = "The connection broke off while reading the log."
-NO_SFTP = "The server refused while reading the log. Check what admin may do."
+DROPPED = "The connection broke off while reading the server's log."
+NO_SFTP = "The server refused while reading the server's log. Check what admin may do."
 
 
 @pytest.fixture
