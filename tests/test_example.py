@@ -1,4 +1,4 @@
-"""The example log and the demo, which are delivered beside the script, show what it really does.
+"""The example log, the demo and the README, delivered beside the script, show what it really is.
 
 The code writes each night of the example here, and the lines must be the same. Whether the script
 is right to write them is for the other tests.
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,11 @@ def test_the_demo_tells_its_story_and_ends_well() -> None:
         ("Not restarted: 44 active sessions, more than --max-active 0; 136 leaked sessions.", "0"),
     ]
     assert said.count("Leaked: 136 sessions (180 Web Bridge, 44 active CMA).") == 2
+
+
+def test_functions_that_the_readme_names_are_there() -> None:
+    readme = webbridge_restart.SCRIPT.with_name("README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Read it before you trust it\n")[2].partition("\n## ")[0]
+    names = re.findall(r"`([A-Za-z_.]+)`", section)
+    assert len(names) > 5
+    assert all(callable(attrgetter(name)(webbridge_restart)) for name in names)
