@@ -20,7 +20,8 @@ with the Python of its virtual environment (on Windows: .venv\Scripts\python):
 Exit status:
   0    every server was restarted (or is ready, or was counted), or the
        conditions did not call for a restart
-  1    at least one server failed, or the log could not be written
+  1    at least one server failed or could not be counted, or a line of the
+       log was lost
   2    the set-up is wrong, and nothing was attempted
   130, 143, 129   ended by Ctrl-C, by SIGTERM, by a closed terminal
 """
@@ -96,13 +97,13 @@ LATE_OUTPUT_SECONDS = 0.5  # output may come this long after the exit status
 SILENCE_SECONDS = 2.0  # after a whole SUCCESS or FAILURE line: then we end our side
 END_SECONDS = 5.0  # the exit status may come this long after either side has ended
 HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
-MAX_ANSWER_BYTES = 26 << 20
+MIB = 1 << 20  # bytes
+MAX_ANSWER_BYTES = 26 * MIB  # far more than any command prints, so that memory has a limit
 MAX_SHOWN_CHARACTERS = 300  # of an answer, in the log and on the terminal
 
 MAX_LOG_AGE = datetime.timedelta(hours=26)  # a time without a zone can be 14 hours off
 MAX_CALL_BRIDGE_AGE = datetime.timedelta(minutes=15)  # Cisco's document: logged every 5 minutes
 MAX_WEB_BRIDGE_AGE = datetime.timedelta(hours=24)  # how often it is logged is not published
-MIB = 1 << 20  # bytes
 LOG_STEPS = (1, 2, 4, 8, 16)  # MiB to read from a log's end, until the counters are found
 
 # ---- Nothing below needs editing -----------------------------------------------------------------
@@ -121,19 +122,23 @@ class Trouble(Exception):
 
 
 class Refused(Trouble):
-    """The server's clear no: nothing was restarted."""
+    """The server rejected the command: nothing was restarted."""
 
 
 # ---- Text ----------------------------------------------------------------------------------------
 
 
+def escape(text: str) -> str:
+    """Return the text as one line that drives no terminal: ends of lines and the like escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def printable(sent: bytes | str) -> str:
-    """Return what a server sent as one short line that cannot forge another or drive a terminal."""
+    """Return what a server sent as one short line, its lines joined by bars."""
     text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent
     lines = (line.strip() for line in text.splitlines())
     joined = " | ".join(line for line in lines if line)
-    cut = joined[: MAX_SHOWN_CHARACTERS + 1]
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+    shown = escape(joined[: MAX_SHOWN_CHARACTERS + 1])
     if len(shown) <= MAX_SHOWN_CHARACTERS:
         return shown
     return f"{shown[:MAX_SHOWN_CHARACTERS]}..."
@@ -151,7 +156,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def spoken(span: datetime.timedelta) -> str:
+def format_span(span: datetime.timedelta) -> str:
     """Return a span of time in its largest useful unit, without its sign."""
     minutes = round(abs(span).total_seconds() / 60)
     if minutes < 120:
@@ -224,10 +229,10 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
     servers: dict[str, Server] = {}
     for number, address in inventory.items():
         server = parse_entry(name, number, address)
-        same = servers.setdefault(server.known_as, server)
-        if same is not server:
-            twice = f"{server.address} twice, as {same.number} and as {number}"
-            raise Trouble(f"{name} lists {twice}. Delete one of the two lines.")
+        if server.known_as in servers:
+            twice = f"twice, as {servers[server.known_as].number} and as {number}"
+            raise Trouble(f"{name} lists {server.address} {twice}. Delete one of the two lines.")
+        servers[server.known_as] = server
     return list(servers.values())
 
 
@@ -393,7 +398,7 @@ def read_access(options: argparse.Namespace) -> Access:
     password, source = find_password(options)
     try:
         password.encode()
-    except UnicodeEncodeError:  # Python keeps bytes of the environment that are not UTF-8 so
+    except UnicodeEncodeError:  # what Python makes of bytes in the environment that are not UTF-8
         raise Trouble(f"The password {source} is not UTF-8.") from None
     known_hosts = read_known_hosts(options.known_hosts)
     accept = options.accept_new_host_keys
@@ -411,12 +416,13 @@ class Answer(NamedTuple):
 
 
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
-# A line may begin with spaces, a prompt or colours, but never with so many that it takes long.
-LINE_START = rb"(?im)^(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
+# A failure may stand behind a prompt ("cms1> "), spaces, signs and colours: better one failure too
+# many than a success that was none. All of it is bounded, so that no text takes long to search.
+LINE_START = rb"(?im)^(?:[^\n>#$%]{0,99}[>#$%])?(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
 FAILURE = re.compile(LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))")
 UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
-PROMPT_AND_FAILURE = re.compile(rb"(?m)^[^\n]{0,99}[>#$%][ \t]*(FAILURE:(?s:.{0,999}))")
 SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
+# For text as it comes, where an end of line can also be "\r".
 WHOLE_REPLY = re.compile(rb"(?m)(?:^|\r)[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
 ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
 
@@ -428,13 +434,13 @@ def show_answer(text: bytes | bytearray) -> str:
 
 def judge(answer: Answer) -> None:
     """Raises Refused if the answer says that the command failed."""
-    failure = FAILURE.search(answer.text) or PROMPT_AND_FAILURE.search(answer.text)
+    failure = FAILURE.search(answer.text)
     if not failure and answer.status <= 0:
         return
     said = printable(failure[1]) if failure else show_answer(answer.text)
     status = f" (exit status {answer.status})" if answer.status > 0 else ""
-    gone = " CMS 3.0 and newer have no Web Bridge 2." if UNKNOWN_COMMAND.search(answer.text) else ""
-    raise Refused(f"The server answered: {said}{status}{gone}")
+    hint = " CMS 3.0 and newer have no Web Bridge 2." if UNKNOWN_COMMAND.search(answer.text) else ""
+    raise Refused(f"The server answered: {said}{status}{hint}")
 
 
 def judge_restart(answer: Answer) -> None:
@@ -484,7 +490,7 @@ def dial(host: str, port: int, seconds: float) -> socket.socket:
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     give_up = time.monotonic() + seconds
-    errors: dict[Any, OSError] = {}  # by address and port, as paramiko has it
+    errors: dict[Any, OSError] = {}  # by address and port, as NoValidConnectionsError expects
     for tried, (family, kind, protocol, _, address) in enumerate(found):
         share = max(TICK, give_up - time.monotonic()) / (len(found) - tried)
         try:
@@ -550,19 +556,19 @@ def log_in_with_password(transport: paramiko.Transport, access: Access) -> None:
     """Send the password, once; raises AsksForMore, AuthenticationException or SSHException."""
     if not transport.is_active():
         raise EOFError
-    # What it returns are the methods that the server wants besides.
-    # Not with paramiko's fallback: it answers every question with the password.
+    # paramiko's fallback would send the password again, as the answer to any question.
+    # The list that comes back names what the server wants besides.
     if transport.auth_password(access.username, access.password, fallback=False):
         raise AsksForMore
 
 
 def log_in_by_answering(transport: paramiko.Transport, access: Access) -> None:
-    """Answer one question with the password, and no second one; raises as above."""
+    """Answer one question with the password, and no second one; raises as log_in_with_password."""
     passwords = [access.password]
 
     def answer(_title: str, _text: str, questions: list[tuple[str, bool]]) -> list[str]:
         if len(questions) > len(passwords):
-            raise AsksForMore
+            raise AsksForMore  # paramiko passes it on to the caller of auth_interactive
         return [passwords.pop() for _ in questions]
 
     if transport.auth_interactive(access.username, answer):
@@ -572,11 +578,14 @@ def log_in_by_answering(transport: paramiko.Transport, access: Access) -> None:
 def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
     """Add what comes to the text until the answer ends; return the exit status, -1 if none came.
 
-    It ends with the server's end of file, a while after its exit status, or a while after our own
-    end of file, which we send when a whole reply has come and nothing follows.
+    The answer ends
+    - with the server's end of file, after which an exit status may still come;
+    - a while after the exit status: a child of the command may keep the channel open;
+    - a while after our own end of file, for which some servers wait. We send it when a whole reply
+      has come and nothing follows.
     """
-    heard, give_up, we_ended = time.monotonic(), math.inf, False
-    while time.monotonic() < give_up or channel.recv_ready():
+    last_output_at, stop_at, we_ended = time.monotonic(), math.inf, False
+    while time.monotonic() < stop_at or channel.recv_ready():
         piece = None
         with contextlib.suppress(socket.timeout):
             piece = channel.recv(1 << 16)
@@ -584,16 +593,16 @@ def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
             channel.status_event.wait(END_SECONDS)
             break
         if piece:
-            heard = time.monotonic()
+            last_output_at = time.monotonic()
             text += piece
         if len(text) > MAX_ANSWER_BYTES:
             raise Trouble("The answer does not end.")
-        quiet = time.monotonic() > heard + SILENCE_SECONDS
-        if channel.exit_status_ready():  # a child of the command may keep the channel open
-            give_up = min(give_up, time.monotonic() + LATE_OUTPUT_SECONDS)
-        elif quiet and not we_ended and WHOLE_REPLY.search(text):
-            channel.shutdown_write()  # some servers wait for our end of file
-            give_up, we_ended = time.monotonic() + END_SECONDS, True
+        is_quiet = time.monotonic() > last_output_at + SILENCE_SECONDS
+        if channel.exit_status_ready():
+            stop_at = min(stop_at, time.monotonic() + LATE_OUTPUT_SECONDS)
+        elif is_quiet and not we_ended and WHOLE_REPLY.search(text):
+            channel.shutdown_write()
+            stop_at, we_ended = time.monotonic() + END_SECONDS, True
     return channel.exit_status
 
 
@@ -611,7 +620,7 @@ def read_range(file: paramiko.SFTPFile, start: int, end: int) -> bytes:
 
 
 def read_to_end(read: Callable[[int], bytes]) -> LogEnd:
-    """Return the end of a file of unknown size, as much of it as counts."""
+    """Return the end of a file of unknown size: at most the last 17 MiB."""
     pieces = collections.deque[bytes](maxlen=LOG_STEPS[-1] + 1)
     while True:
         piece = read(MIB)
@@ -660,8 +669,9 @@ class Session:
         except paramiko.BadAuthenticationType as error:
             if "keyboard-interactive" not in error.allowed_types:
                 raise
-            # The server takes no password, so it has not looked at it. It may ask for it instead:
-            # on a new connection, because many servers hang up at a second request to log in.
+            # The server says that it takes no passwords, so it cannot have counted a wrong one. It
+            # may ask a question instead: on a new connection, because many servers hang up at a
+            # second request to log in.
             transport = self.connect()
             self.enter(Stage.LOGGING_IN)
             log_in_by_answering(transport, self.access)
@@ -671,20 +681,21 @@ class Session:
         """Return a connection to the right server; retries while there is time for another try."""
         known = self.access.keys_of(self.server)
         any_key_type = not known
-        for tries_left in reversed(range(CONNECT_TRIES)):
+        for number in range(1, CONNECT_TRIES + 1):
+            is_last = number == CONNECT_TRIES
             try:
                 transport = self.shake_hands(any_key_type)
                 break
             except IncompatiblePeer:
-                if any_key_type or not tries_left:
+                if any_key_type or is_last:
                     raise
                 any_key_type = True  # to see which key the server has instead
             except (OSError, EOFError, paramiko.SSHException):
                 left = self.began + self.seconds - time.monotonic() - SECONDS_BETWEEN_TRIES
-                if not tries_left or left < self.seconds * TRY_SHARE:
+                if is_last or left < self.seconds * TRY_SHARE:
                     raise
                 self.closed.wait(SECONDS_BETWEEN_TRIES)
-        self.enter(Stage.CONNECTING)
+        self.stop_if_closed()
         key = transport.get_remote_server_key()
         if self.access.accept_new_host_keys and not known:
             self.access.store_host_key(self.server, key)
@@ -707,7 +718,7 @@ class Session:
         transport.auth_timeout = transport.channel_timeout = self.seconds + 1
         if not any_key_type:
             offer_known_types(transport, self.access.keys_of(self.server))
-        self.enter(Stage.CONNECTING)  # it may have been closed since
+        self.stop_if_closed()  # before there was a transport to close
         transport.start_client(timeout=max(TICK, give_up - time.monotonic()))
         transport.get_remote_server_key()  # raises SSHException if the time ran out
         return transport
@@ -718,7 +729,7 @@ class Session:
         channel = transport.open_session()
         channel.set_combine_stderr(True)
         channel.settimeout(TICK)
-        self.restart_sent = command == RESTART_COMMAND
+        self.restart_sent = command == RESTART_COMMAND  # said before: rather a doubt too many
         self.enter(Stage.ANSWER)
         try:
             channel.exec_command(command)
@@ -739,6 +750,9 @@ class Session:
     def enter(self, stage: Stage) -> None:
         """Go on to a stage; raises Trouble if the main thread has closed the session."""
         self.stage = stage
+        self.stop_if_closed()
+
+    def stop_if_closed(self) -> None:
         if self.closed.is_set():
             raise Trouble("The session was closed.")
 
@@ -786,7 +800,7 @@ def doubt(session: Session) -> str:
 
 
 def advise(error: Exception) -> str:
-    """Return what to do, if the reason is Cisco's line of the log, which does not say it."""
+    """Return what to do where the reason does not say it, because it is a line of Cisco's."""
     if isinstance(error, NoValidConnectionsError):
         return ". Check the address, and that SSH to it is open from this computer."
     return ""
@@ -853,12 +867,14 @@ def explain_session(error: Exception, session: Session) -> str:
 
 # ---- Counters in a log ---------------------------------------------------------------------------
 
+# Only --sessions, --if-leaked and --max-active need this part and the next.
+
 
 class Bridge(enum.Enum):
     """What logs a counter of sessions."""
 
     WEB = "Web Bridge"
-    CALL = "Call Bridge"
+    CALL = "Call Bridge"  # as CMA: the users of the Cisco Meeting App, those with WebRTC among them
 
 
 Wanted = dict[Server, set[Bridge]]  # the counters that each server's log should have
@@ -900,7 +916,7 @@ class Reading(NamedTuple):
     counters: Mapping[Bridge, Counter]
 
 
-def moment(found: re.Match[bytes], near: datetime.datetime) -> datetime.datetime | None:
+def parse_time(found: re.Match[bytes], near: datetime.datetime) -> datetime.datetime | None:
     """Return the time of a line in UTC, or None for a date that does not exist.
 
     A time without a year is in the year that brings it nearest to the other time. A time without
@@ -939,14 +955,14 @@ def parse_log(log: LogEnd, now: datetime.datetime) -> Reading:
     text = log.text.partition(b"\n")[2] if log.cut else log.text
     end, end_shown = None, ""
     for found in reversed(list(TIMED_LINE.finditer(text))):
-        end = moment(found, now)
+        end = parse_time(found, now)
         if end:
             end_shown = found["time"].decode()
             break
     counters: dict[Bridge, Counter] = {}
     for found in reversed(list(COUNTER_LINE.finditer(text))):
         bridge = Bridge.WEB if found["sessions"] else Bridge.CALL
-        logged = moment(found, end) if end and bridge not in counters else None
+        logged = parse_time(found, end) if end and bridge not in counters else None
         if end and logged:
             with contextlib.suppress(ValueError, AttributeError, RecursionError):
                 counters[bridge] = Counter(*parse_counter(found), end - logged)
@@ -965,7 +981,7 @@ def find_problem(
         return "The log has no line that begins with a time."
     if now and abs(now - reading.end) > MAX_LOG_AGE:
         when = "ago" if reading.end < now else "from now; check both clocks"
-        ends = f"{reading.end_shown}, {spoken(now - reading.end)} {when}"
+        ends = f"{reading.end_shown}, {format_span(now - reading.end)} {when}"
         return f"The log ends on {ends}."
     for bridge in Bridge:
         counter = reading.counters.get(bridge)
@@ -978,7 +994,7 @@ def find_problem(
             return f"The log has no readable {bridge.value} counter.{hint}"
         if bridge in wanted and counter and abs(counter.age) > MAX_COUNTER_AGE[bridge]:
             when = "before" if counter.age > datetime.timedelta(0) else "after"
-            age = f"{spoken(counter.age)} {when} the log's end"
+            age = f"{format_span(counter.age)} {when} the log's end"
             return f"The newest {bridge.value} counter is too old: it was logged {age}."
     return ""
 
@@ -1025,7 +1041,7 @@ def draw_table(rows: Sequence[Row]) -> str:
         cells = [row.name]
         for bridge in Bridge:
             counter = row.counter(bridge)
-            cells += [counter.shown, spoken(counter.age)] if counter else ["-", "-"]
+            cells += [counter.shown, format_span(counter.age)] if counter else ["-", "-"]
         problem = f"Not counted: {row.problem}" if row.problem else ""
         table.append([*cells, row.reading.end_shown or "-", problem])
     widths = [max(map(len, column)) for column in zip(*table)]
@@ -1121,8 +1137,9 @@ class Log:
         if self.path is None:
             return
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
-        lines = "".join(f"{now} {message}{os.linesep}" for message in messages)
-        data = lines.encode("utf-8", "backslashreplace")
+        # Escaped, so that one message is one line: nothing can forge another.
+        lines = "".join(f"{now} {escape(message)}{os.linesep}" for message in messages)
+        data = lines.encode()
         try:
             with self.path.open("ab", buffering=0) as file:
                 while data:  # one write, so that runs side by side do not mix; more on a full disk
@@ -1227,22 +1244,22 @@ def make_outcome(
 OutcomeQueue = queue.SimpleQueue[tuple[Session, Outcome[T]]]
 
 
-def do_job(job: Callable[[Session], T], session: Session, ended: OutcomeQueue[T]) -> None:
+def do_job(job: Callable[[Session], T], session: Session, results: OutcomeQueue[T]) -> None:
     """Do the job in this thread and hand over its outcome."""
     try:
         outcome = make_outcome(session, job(session))
     except Exception as error:  # one server's trouble of any kind must not stop the others
         outcome = make_outcome(session, None, explain(error, session), advise(error))
     session.close()
-    ended.put((session, outcome))
+    results.put((session, outcome))
 
 
-def start_job(job: Callable[[Session], T], session: Session, ended: OutcomeQueue[T]) -> None:
-    """Do the job in a thread of its own, which cannot hold the end of the run up."""
+def start_job(job: Callable[[Session], T], session: Session, results: OutcomeQueue[T]) -> None:
+    """Do the job in a thread of its own, which the end of the run does not wait for."""
     try:
-        threading.Thread(target=do_job, args=(job, session, ended), daemon=True).start()
+        threading.Thread(target=do_job, args=(job, session, results), daemon=True).start()
     except RuntimeError as error:  # the system has no more threads
-        ended.put((session, make_outcome(session, None, explain(error, session))))
+        results.put((session, make_outcome(session, None, explain(error, session))))
 
 
 def cut_off(session: Session, why: str) -> str:
@@ -1259,25 +1276,25 @@ def take_turns(
 
     Only this thread decides how a server ended. What comes after the cut-off is dropped.
     """
-    waiting, under_way = collections.deque(servers), list[Session]()
-    ended: OutcomeQueue[T] = queue.SimpleQueue()
-    while under_way or (waiting and not run.signals):
-        while waiting and len(under_way) < parallel and not run.signals:
+    waiting, running = collections.deque(servers), list[Session]()
+    results: OutcomeQueue[T] = queue.SimpleQueue()
+    while running or (waiting and not run.signals):
+        while waiting and len(running) < parallel and not run.signals:
             session = Session(waiting.popleft(), run.access, run.options.timeout)
-            under_way.append(session)
-            start_job(job, session, ended)
-        run.terminal.show_waiting([session.server.address for session in under_way])
-        over: list[tuple[Session, Outcome[T]]] = []
+            running.append(session)
+            start_job(job, session, results)
+        run.terminal.show_waiting([session.server.address for session in running])
+        finished: list[tuple[Session, Outcome[T]]] = []
         try:
-            over.append(ended.get(timeout=TICK))
+            finished.append(results.get(timeout=TICK))
         except queue.Empty:  # only now look at the clock: this thread may itself have been held up
-            for session in under_way:
+            for session in running:
                 why = run.why_cut_off(session)
                 if why:
-                    over.append((session, make_outcome(session, None, cut_off(session, why))))
-        for session, outcome in over:
-            if session in under_way:
-                under_way.remove(session)
+                    finished.append((session, make_outcome(session, None, cut_off(session, why))))
+        for session, outcome in finished:
+            if session in running:
+                running.remove(session)
                 yield outcome
 
 
@@ -1366,7 +1383,9 @@ def read_rows(wanted: Wanted, run: Run) -> list[Row]:
         tell_new_host_key(outcome, run)
         server, reading = outcome.server, outcome.value or NO_READING
         now = datetime.datetime.now(datetime.timezone.utc)
-        problem = outcome.reason + outcome.advice or find_problem(reading, wanted[server], now)
+        problem = find_problem(reading, wanted[server], now)
+        if outcome.reason:
+            problem = outcome.reason + outcome.advice
         rows[server] = Row(server.address, wanted[server], reading, problem)
     return list(rows.values())
 
@@ -1417,7 +1436,7 @@ def rehearse(servers: list[Server], wanted: Wanted, run: Run) -> bool:
     return True
 
 
-def restart_if_worth_it(servers: list[Server], wanted: Wanted, run: Run) -> bool:
+def restart_if_conditions_met(servers: list[Server], wanted: Wanted, run: Run) -> bool:
     """Restart the servers if the conditions call for it; return whether all went well."""
     try:
         figures = show_count(read_rows(wanted, run), run.terminal.say, run.terminal)
@@ -1435,27 +1454,6 @@ def restart_if_worth_it(servers: list[Server], wanted: Wanted, run: Run) -> bool
 # ---- The command line ----------------------------------------------------------------------------
 
 
-LOG_NAME = "webbridge_restart_logs.txt"
-HELP = {
-    "SERVER": "number or address of a server in WEBBRIDGES (default: all of them)",
-    "--check": "log in and ask each Web Bridge for its settings; restart nothing, log nothing. "
-    "With --if-leaked or --max-active, also count, and say what a run would do now",
-    "--sessions": "count the leaked sessions of all servers; restart nothing, log nothing",
-    "--from-logs": "with --sessions: count in saved logs (plain or .gz); log in to no server",
-    "--if-leaked": "restart only if at least N sessions are leaked",
-    "--max-active": "restart only if at most N sessions are active",
-    "--accept-new-host-keys": "store and trust the host key of each server that has none stored. "
-    "Meant for --check: without --check, the run then goes on and restarts",
-    "--known-hosts": "the stored host keys (default: webbridge_known_hosts beside the script)",
-    "--ask-password": "ask for the password on the terminal, whatever else is set. After it come "
-    "--password-file, the environment variable MMP_PASSWORD, and MMP_PASSWORD in the script",
-    "--password-file": "a UTF-8 file whose first line is the password",
-    "--log-file": f"the log to append to (default: {LOG_NAME} beside the script)",
-    "--timeout": "time for each server, in total (default: %(default)g)",
-    "--parallel": "restart or check at most N servers at once (default: %(default)s)",
-    "--quiet": "print only failures, and the figures that you asked for",
-    "--verbose": "also print what each server answered",
-}
 Number = Callable[[str], float]
 
 
@@ -1498,60 +1496,138 @@ def saved_log(text: str) -> Path:
     raise argparse.ArgumentTypeError(f"{path} is not a file; --from-logs takes no SERVER")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
-    flag: dict[str, Any] = {"action": "store_true"}
-    file: dict[str, Any] = {"type": full_path, "metavar": "FILE"}
-    keys, log = SCRIPT.with_name("webbridge_known_hosts"), SCRIPT.with_name(LOG_NAME)
-    add = parser.add_argument
-    mode = parser.add_mutually_exclusive_group().add_argument
-    talk = parser.add_mutually_exclusive_group().add_argument
-    add("servers", nargs="*", metavar="SERVER", help=HELP["SERVER"])
-    mode("--check", **flag, help=HELP["--check"])
-    mode("--sessions", **flag, help=HELP["--sessions"])
-    add("--from-logs", type=saved_log, metavar="FILE", nargs="+", help=HELP["--from-logs"])
-    add("--if-leaked", type=SESSIONS, metavar="N", help=HELP["--if-leaked"])
-    add("--max-active", type=SESSIONS, metavar="N", help=HELP["--max-active"])
-    add("--accept-new-host-keys", **flag, help=HELP["--accept-new-host-keys"])
-    add("--known-hosts", **file, default=keys, help=HELP["--known-hosts"])
-    add("--ask-password", **flag, help=HELP["--ask-password"])
-    add("--password-file", **file, help=HELP["--password-file"])
-    add("--log-file", **file, default=log, help=HELP["--log-file"])
+LOG_NAME = "webbridge_restart_logs.txt"
+FLAG: dict[str, Any] = {"action": "store_true"}
+FILE: dict[str, Any] = {"type": full_path, "metavar": "FILE"}
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to do")
+    add, add_mode = group.add_argument, group.add_mutually_exclusive_group().add_argument
+    add(
+        "servers",
+        nargs="*",
+        metavar="SERVER",
+        help="number or address of a server in WEBBRIDGES (default: all of them)",
+    )
+    add_mode(
+        "--check",
+        **FLAG,
+        help="log in and ask each Web Bridge for its settings; restart nothing, log nothing. With "
+        "--if-leaked or --max-active, also count, and say what a run would do now",
+    )
+    add_mode(
+        "--sessions",
+        **FLAG,
+        help="count the leaked sessions of all servers; restart nothing, log nothing",
+    )
+    add(
+        "--from-logs",
+        type=saved_log,
+        metavar="FILE",
+        nargs="+",
+        help="with --sessions: count in saved logs (plain or .gz); log in to no server",
+    )
+    add(
+        "--if-leaked",
+        type=SESSIONS,
+        metavar="N",
+        help="restart only if at least N sessions are leaked",
+    )
+    add(
+        "--max-active",
+        type=SESSIONS,
+        metavar="N",
+        help="restart only if at most N sessions are active",
+    )
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("access to the servers").add_argument
+    add("--password-file", **FILE, help="a UTF-8 file whose first line is the password")
+    add(
+        "--ask-password",
+        **FLAG,
+        help="ask for the password on the terminal, whatever else is set. After it come "
+        "--password-file, the environment variable MMP_PASSWORD, and MMP_PASSWORD in the script",
+    )
+    add(
+        "--known-hosts",
+        **FILE,
+        default=SCRIPT.with_name("webbridge_known_hosts"),
+        help="the stored host keys (default: webbridge_known_hosts beside the script)",
+    )
+    add(
+        "--accept-new-host-keys",
+        **FLAG,
+        help="store and trust the host key of each server that has none stored. Meant for "
+        "--check: without --check, the run then goes on and restarts",
+    )
     add(
         "--timeout",
         type=SECONDS,
         metavar="SECONDS",
         default=SECONDS_PER_SERVER,
-        help=HELP["--timeout"],
+        help="time for each server, in total (default: %(default)g)",
     )
-    add("--parallel", type=SERVERS, metavar="N", default=1, help=HELP["--parallel"])
-    talk("-q", "--quiet", **flag, help=HELP["--quiet"])
-    talk("-v", "--verbose", **flag, help=HELP["--verbose"])
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to do it, and what to say")
+    add, add_amount = group.add_argument, group.add_mutually_exclusive_group().add_argument
+    add(
+        "--parallel",
+        type=SERVERS,
+        metavar="N",
+        default=1,
+        help="restart or check at most N servers at once (default: %(default)s)",
+    )
+    add(
+        "--log-file",
+        **FILE,
+        default=SCRIPT.with_name(LOG_NAME),
+        help=f"the log to append to (default: {LOG_NAME} beside the script)",
+    )
+    add_amount(
+        "-q", "--quiet", **FLAG, help="print only failures, and the figures that you asked for"
+    )
+    add_amount("-v", "--verbose", **FLAG, help="also print what each server answered")
     add("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser
+
+
+NOT_TOGETHER = (
+    ("--from-logs", "SERVER"),
+    ("--from-logs", "--check"),
+    ("--from-logs", "--if-leaked"),
+    ("--from-logs", "--max-active"),
+    ("--sessions", "SERVER"),
+    ("--sessions", "--if-leaked"),
+    ("--sessions", "--max-active"),
+)
 
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; exits as argparse does if they do not go together."""
-    parser = build_parser()
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
+    add_tasks(parser)
+    add_access(parser)
+    add_output(parser)
     options = parser.parse_args(argv)
-    options.conditional = options.if_leaked is not None or options.max_active is not None
     given = {
         "SERVER": bool(options.servers),
         "--check": options.check,
+        "--sessions": options.sessions,
+        "--from-logs": options.from_logs is not None,
         "--if-leaked": options.if_leaked is not None,
         "--max-active": options.max_active is not None,
     }
-    for mode, is_on, refused in (
-        ("--from-logs", bool(options.from_logs), given),
-        ("--sessions", options.sessions, ["SERVER", "--if-leaked", "--max-active"]),
-    ):
-        for name in refused:
-            if is_on and given[name]:
-                parser.error(f"{name} is not allowed with {mode}")
+    for one, other in NOT_TOGETHER:
+        if given[one] and given[other]:
+            parser.error(f"{other} is not allowed with {one}")
     if options.from_logs and not options.sessions:
         parser.error("--from-logs is only allowed with --sessions")
+    options.conditional = given["--if-leaked"] or given["--max-active"]
     return options
 
 
@@ -1577,7 +1653,7 @@ def do_run(servers: list[Server], wanted: Wanted, run: Run) -> bool:
         ready = check_all(servers, run)
         return rehearse(servers, wanted, run) if ready and options.conditional else ready
     if options.conditional:
-        return restart_if_worth_it(servers, wanted, run)
+        return restart_if_conditions_met(servers, wanted, run)
     return restart_all(servers, run)
 
 

@@ -373,14 +373,14 @@ def test_help_fits_into_80_columns(
     assert max(map(len, text.splitlines())) <= 80
     assert re.findall(r"(?m)^  (?:-\w, )?(--[\w-]+)", text) == [
         *["--help", "--check", "--sessions", "--from-logs", "--if-leaked", "--max-active"],
-        *["--accept-new-host-keys", "--known-hosts", "--ask-password", "--password-file"],
-        *["--log-file", "--timeout", "--parallel", "--quiet", "--verbose", "--version"],
+        *["--password-file", "--ask-password", "--known-hosts", "--accept-new-host-keys"],
+        *["--timeout", "--parallel", "--log-file", "--quiet", "--verbose", "--version"],
     ]
 
 
 def help_of(text: str, option: str) -> str:
     """Return what the help says of an option, as one line."""
-    after = text.partition("\npositional arguments:\n")[2]
+    after = text.partition("\nwhat to do:\n")[2]
     found = re.search(rf"(?m)^  (?:-\w, )?{option}\b(?:.*\n)(?: {{20}}.*\n)*", after)
     assert found
     return " ".join(found[0].split())

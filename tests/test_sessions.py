@@ -116,7 +116,7 @@ def utc(text: str) -> datetime.datetime:
 def moment(stamp: str, near: datetime.datetime) -> datetime.datetime | None:
     found = webbridge_restart.TIMED_LINE.match(f"{stamp} user.info cms1".encode())
     assert found
-    return webbridge_restart.moment(found, near)
+    return webbridge_restart.parse_time(found, near)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_time_without_a_year_is_never_half_a_year_off(
     ids=str,
 )
 def test_span_of_time_in_words(span: datetime.timedelta, words: str) -> None:
-    assert webbridge_restart.spoken(span) == words
+    assert webbridge_restart.format_span(span) == words
 
 
 # ---- Fresh or not --------------------------------------------------------------------------------
