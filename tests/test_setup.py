@@ -432,6 +432,17 @@ def test_missing_password_file(
     assert refused(run, [mmp], "--password-file", "none") == sentence
 
 
+def test_name_of_a_file_cannot_forge_a_line_of_the_log(
+    run: Run, mmp: SimulatedMMP, tmp_path: Path
+) -> None:
+    path = tmp_path / "none\nWebbridge on server: 10.0.0.9 restarted successfully"
+    ran = run([mmp], "--password-file", str(path))
+    reason = error_of(path.read_bytes)
+    escaped = str(path).replace("\n", "\\n")
+    assert ran.log == [f"Cannot read the password file {escaped}: {reason}."]
+    assert ran.status == 2
+
+
 def test_password_file_that_is_a_folder(run: Run, mmp: SimulatedMMP, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir(mode=0o700)
