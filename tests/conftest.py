@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 import signal
 import time
@@ -65,11 +67,21 @@ def _no_tracebacks_in_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paramiko.util, "tb_strings", list)
 
 
+class ParseOnce:
+    """The module ast, but the same text is parsed once: the script reads its own in every run."""
+
+    parse = staticmethod(functools.lru_cache(maxsize=8)(ast.parse))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(ast, name)
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits of which a test need not see the full length."""
     monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.01)
     monkeypatch.setattr(webbridge_restart, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(webbridge_restart, "ast", ParseOnce())
 
 
 @pytest.fixture
