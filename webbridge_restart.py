@@ -575,6 +575,14 @@ def log_in_by_answering(transport: paramiko.Transport, access: Access) -> None:
         raise AsksForMore
 
 
+def is_alive(transport: paramiko.Transport | None) -> bool:
+    """Return whether the connection lives; paramiko's thread ends a moment after it."""
+    if transport is None:
+        return False
+    transport.join(HANG_UP_SECONDS)
+    return transport.is_active()
+
+
 def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
     """Add what comes to the text until the answer ends; return the exit status, -1 if none came.
 
@@ -604,6 +612,28 @@ def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
             channel.shutdown_write()
             stop_at, we_ended = time.monotonic() + END_SECONDS, True
     return channel.exit_status
+
+
+def run_command(
+    transport: paramiko.Transport, channel: paramiko.Channel, command: str, text: bytearray
+) -> Answer:
+    """Send the command, once, and return the answer, whose text is also added to the given one.
+
+    Raises Refused if the server does not accept the command, and Trouble if the answer is cut.
+    """
+    try:
+        channel.exec_command(command)
+    except paramiko.SSHException:
+        if not is_alive(transport):
+            raise
+        if channel.exit_status == -1 and not channel.recv_ready():
+            raise Refused("The server refused to run the command.") from None
+        said = show_answer(channel.recv(MAX_SHOWN_CHARACTERS))
+        raise Trouble(f"The server never accepted the command, but answered: {said}.") from None
+    status = read_answer(channel, text)
+    if status == -1 and not WHOLE_REPLY.search(text) and not is_alive(transport):
+        raise Trouble(f"The connection broke off in the answer, after: {show_answer(text)}.")
+    return Answer(bytes(text).replace(b"\r", b"\n"), status)
 
 
 def read_range(file: paramiko.SFTPFile, start: int, end: int) -> bytes:
@@ -724,28 +754,14 @@ class Session:
         return transport
 
     def run(self, transport: paramiko.Transport, command: str) -> Answer:
-        """Send the command, once, and return the answer; raises Refused if it was not accepted."""
+        """Run the command on a channel of its own, once; raises Refused if it is not accepted."""
         self.enter(Stage.OPENING)
         channel = transport.open_session()
         channel.set_combine_stderr(True)
         channel.settimeout(TICK)
         self.restart_sent = command == RESTART_COMMAND  # said before: rather a doubt too many
         self.enter(Stage.ANSWER)
-        try:
-            channel.exec_command(command)
-        except paramiko.SSHException:
-            if not self.is_alive():
-                raise
-            if channel.exit_status == -1 and not channel.recv_ready():
-                raise Refused("The server refused to run the command.") from None
-            said = show_answer(channel.recv(MAX_SHOWN_CHARACTERS))
-            raise Trouble(f"The server never accepted the command, but answered: {said}.") from None
-        status = read_answer(channel, self.text)
-        if status == -1 and not WHOLE_REPLY.search(self.text) and not self.is_alive():
-            raise Trouble(
-                f"The connection broke off in the answer, after: {show_answer(self.text)}."
-            )
-        return Answer(bytes(self.text).replace(b"\r", b"\n"), status)
+        return run_command(transport, channel, command, self.text)
 
     def enter(self, stage: Stage) -> None:
         """Go on to a stage; raises Trouble if the main thread has closed the session."""
@@ -755,13 +771,6 @@ class Session:
     def stop_if_closed(self) -> None:
         if self.closed.is_set():
             raise Trouble("The session was closed.")
-
-    def is_alive(self) -> bool:
-        """Return whether the connection lives; paramiko's thread ends a moment after it."""
-        if self.transport is None:
-            return False
-        self.transport.join(HANG_UP_SECONDS)
-        return self.transport.is_active()
 
     def hang_up(self) -> None:
         if self.transport is not None:
@@ -858,7 +867,7 @@ def explain_session(error: Exception, session: Session) -> str:
         return f"The server refused a session (code {error.code}). Too many sessions may be open."
     if not isinstance(error, (OSError, EOFError, paramiko.SSHException, paramiko.SFTPError)):
         return f"{type(error).__name__} while {doing}: {said}."
-    if not session.is_alive():
+    if not is_alive(session.transport):
         return f"The connection broke off while {doing}."
     if isinstance(error, (EOFError, paramiko.SSHException)):
         return f"The server refused while {doing}. Check what {session.access.username} may do."
