@@ -896,16 +896,21 @@ LINE_TIME = (
     rb"[ T](?P<clock>\d\d:\d\d:\d\d))(?:[.,]\d{1,9})?(?P<zone>Z|[+-]\d\d:?\d\d)?"
 )
 TIMED_LINE = re.compile(LINE_TIME)
-# Jun 20 21:14:00 user.info cms1 host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}
 # Jun 20 21:14:00 user.info cms1 "webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170
+# Jun 20 21:14:00 user.info cms1 host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}
 # After the time come facility.level, the host and perhaps another word. The first word that ends
 # with a colon is the process. What a client sends comes later, so only this beginning counts.
+BEFORE_PROCESS = rb"\S*[ \t]{1,99}(?:\S+(?<!:)[ \t]{1,99}){0,3}?"
+AFTER_PROCESS = rb"(?:\[\d+\])?[ \t]*:[ \t]*INFO[ \t]*:[ \t]*"
+WEB_BRIDGE_COUNTER = (
+    rb"[^\w\s]{0,3}(?:host:)?webbridge[^\w\s]{0,3}" + AFTER_PROCESS + rb"\[DEBUGG?ING\][ \t]*"
+    rb"Stats[ \t]+(?P<sessions>\d{1,9})[ \t]*,"
+)
+CALL_BRIDGE_COUNTER = (
+    rb"(?:host:)?server" + AFTER_PROCESS + rb"STATS[ \t]*:[ \t]*(?P<stats>\{[^\n]*)"
+)
 COUNTER_LINE = re.compile(
-    LINE_TIME + rb"\S*[ \t]{1,99}(?:\S+(?<!:)[ \t]{1,99}){0,3}?"
-    rb"(?:[^\w\s]{0,3}(?:host:)?webbridge[^\w\s]{0,3}(?:\[\d+\])?[ \t]*:[ \t]*INFO[ \t]*:[ \t]*"
-    rb"\[DEBUGG?ING\][ \t]*Stats[ \t]+(?P<sessions>\d{1,9})[ \t]*,"
-    rb"|(?:host:)?server(?:\[\d+\])?[ \t]*:[ \t]*INFO[ \t]*:[ \t]*STATS[ \t]*:[ \t]*"
-    rb"(?P<stats>\{[^\n]*))"
+    LINE_TIME + BEFORE_PROCESS + rb"(?:" + WEB_BRIDGE_COUNTER + rb"|" + CALL_BRIDGE_COUNTER + rb")"
 )
 
 
