@@ -699,8 +699,8 @@ class Session:
         except paramiko.BadAuthenticationType as error:
             if "keyboard-interactive" not in error.allowed_types:
                 raise
-            # The server says that it takes no passwords, so it cannot have counted a wrong one. It
-            # may ask a question instead: on a new connection, because many servers hang up at a
+            # The server says that it takes no passwords, so it should not have counted a wrong one.
+            # It may ask a question instead: on a new connection, because many servers hang up at a
             # second request to log in.
             transport = self.connect()
             self.enter(Stage.LOGGING_IN)
