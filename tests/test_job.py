@@ -197,14 +197,26 @@ def test_new_host_key_is_stored_once_and_then_known(
     assert file.read_text() == f"{mmp.known_hosts_line}\n"
 
 
+@pytest.mark.parametrize("end", ["", "\n"], ids=["without", "with"])
 def test_new_host_key_goes_on_a_line_of_its_own(
-    run: Run, mmp: SimulatedMMP, known_hosts: Path
+    run: Run, mmp: SimulatedMMP, known_hosts: Path, end: str
 ) -> None:
+    """With or without an end of line before it."""
     with SimulatedMMP() as other:
-        known_hosts.write_text(f"# mine\n{other.known_hosts_line}")
+        known_hosts.write_text(f"# mine\n{other.known_hosts_line}{end}")
         assert run([other, mmp], "--accept-new-host-keys").status == 0
         expected = f"# mine\n{other.known_hosts_line}\n{mmp.known_hosts_line}\n"
     assert known_hosts.read_text() == expected
+
+
+def test_new_host_key_is_told_while_sessions_are_counted(
+    run: Run, mmp: SimulatedMMP, known_hosts: Path
+) -> None:
+    known_hosts.touch()
+    mmp.log = log_with_counters()
+    ran = run([mmp], "--sessions", "--accept-new-host-keys")
+    told = f"New host key of {mmp.address}: ssh-ed25519 {mmp.host_key.fingerprint}"
+    assert (ran.status, ran.out.splitlines()[0]) == (0, told)
 
 
 def test_new_host_key_is_told_even_if_the_login_is_refused(
