@@ -307,15 +307,16 @@ def refuse_if_others_can_read(path: Path) -> None:
 
 def read_password_file(path: Path) -> str:
     """Return the first line of the file; raises Trouble."""
+    not_utf_8 = f"The password file {path} is not UTF-8. Save it again as UTF-8."
     try:
         first_line = path.read_text(encoding="utf-8-sig").partition("\n")[0]
         refuse_if_others_can_read(path)
     except OSError as error:
         raise Trouble(f"Cannot read the password file {path}: {explain_file(error)}") from None
     except UnicodeDecodeError:
-        first_line = "\0"
+        raise Trouble(not_utf_8) from None
     if "\0" in first_line:  # UTF-16 without its mark
-        raise Trouble(f"The password file {path} is not UTF-8. Save it again as UTF-8.")
+        raise Trouble(not_utf_8)
     if not first_line:
         raise Trouble(f"The first line of {path} is empty. Write the password there.")
     return first_line
@@ -416,10 +417,14 @@ class Answer(NamedTuple):
 
 
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
-# A failure may stand behind a prompt ("cms1> "), spaces, signs and colours: better one failure too
-# many than a success that was none. All of it is bounded, so that no text takes long to search.
+# Others may say it in other words, behind a prompt ("cms1> "), signs and colours. One failure too
+# many is better than a success that was none: FAILURE: counts anywhere. All of it is bounded, so that
+# no text takes long to search.
 LINE_START = rb"(?im)^(?:[^\n>#$%]{0,99}[>#$%])?(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
-FAILURE = re.compile(LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))")
+FAILURE_LINE = re.compile(
+    LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))"
+)
+FAILURE_ANYWHERE = re.compile(rb"(FAILURE:(?s:.{0,999}))")
 UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
 SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
 # For text as it comes, where an end of line can also be "\r".
@@ -434,7 +439,7 @@ def show_answer(text: bytes | bytearray) -> str:
 
 def judge(answer: Answer) -> None:
     """Raises Refused if the answer says that the command failed."""
-    failure = FAILURE.search(answer.text)
+    failure = FAILURE_LINE.search(answer.text) or FAILURE_ANYWHERE.search(answer.text)
     if not failure and answer.status <= 0:
         return
     said = printable(failure[1]) if failure else show_answer(answer.text)
@@ -500,7 +505,7 @@ def dial(host: str, port: int, seconds: float) -> socket.socket:
     if all(error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH) for error in errors.values()):
         raise NoValidConnectionsError(errors)
     reasons = [f"{error.strerror or error} ({where[0]})" for where, error in errors.items()]
-    raise OSError(0, ", ".join(reasons))
+    raise OSError(0, ", ".join(reasons))  # 0: the addresses may have failed in different ways
 
 
 def dial_address(connection: socket.socket, address: Any, seconds: float) -> socket.socket:
@@ -516,10 +521,10 @@ def dial_address(connection: socket.socket, address: Any, seconds: float) -> soc
         raise
 
 
-def offer_known_types(transport: paramiko.Transport, known: Collection[str]) -> None:
+def offer_known_types(transport: paramiko.Transport, known_types: Collection[str]) -> None:
     """Ask only for host keys of the known types: a key of another type proves nothing."""
     security = transport.get_security_options()
-    names = set(known)
+    names = set(known_types)
     if "ssh-rsa" in names:  # RSA keys have one name in a known-hosts file, but sign under three
         names |= {"rsa-sha2-512", "rsa-sha2-256"}
     security.key_types = [name for name in security.key_types if name in names]
@@ -530,7 +535,7 @@ def describe(key: paramiko.PKey) -> str:
 
 
 def verify_host_key(
-    key: paramiko.PKey, known: Mapping[str, paramiko.PKey], file: Path, no_password: str
+    key: paramiko.PKey, known: Mapping[str, paramiko.PKey], file: Path, assurance: str
 ) -> None:
     """Raises Trouble unless the key is the known one of its type."""
     if known.get(key.get_name()) == key:
@@ -538,7 +543,7 @@ def verify_host_key(
     if not known:
         missing = "" if file.exists() else " (which does not exist yet)"
         raise Trouble(
-            f"The host key is not in {file}{missing}: {describe(key)}.{no_password} Compare the "
+            f"The host key is not in {file}{missing}: {describe(key)}.{assurance} Compare the "
             f"fingerprint with the server's own, then store it with {STORE_KEY_OPTIONS}."
         )
     if key.get_name() in known:
@@ -546,7 +551,7 @@ def verify_host_key(
     else:
         what = f"The server has no host key of a known type ({', '.join(sorted(known))})."
     raise Trouble(
-        f"{what} Shown: {describe(key)}.{no_password} This may be an attack. Only if you know that "
+        f"{what} Shown: {describe(key)}.{assurance} This may be an attack. Only if you know that "
         f"the server has a new key, delete the server's lines from {file} and store the new key "
         f"with {STORE_KEY_OPTIONS}."
     )
@@ -567,7 +572,8 @@ def log_in_by_answering(transport: paramiko.Transport, access: Access) -> None:
     passwords = [access.password]
 
     def answer(_title: str, _text: str, questions: list[tuple[str, bool]]) -> list[str]:
-        if len(questions) > len(passwords):
+        shows_what_is_typed = any(echo for _, echo in questions)  # so it asks for something else
+        if len(questions) > len(passwords) or shows_what_is_typed:
             raise AsksForMore  # paramiko passes it on to the caller of auth_interactive
         return [passwords.pop() for _ in questions]
 
@@ -603,6 +609,8 @@ def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
         if piece:
             last_output_at = time.monotonic()
             text += piece
+            if we_ended:
+                stop_at = last_output_at + END_SECONDS
         if len(text) > MAX_ANSWER_BYTES:
             raise Trouble("The answer does not end.")
         is_quiet = time.monotonic() > last_output_at + SILENCE_SECONDS
@@ -631,7 +639,8 @@ def run_command(
         said = show_answer(channel.recv(MAX_SHOWN_CHARACTERS))
         raise Trouble(f"The server never accepted the command, but answered: {said}.") from None
     status = read_answer(channel, text)
-    if status == -1 and not WHOLE_REPLY.search(text) and not is_alive(transport):
+    is_whole = status != -1 or text.endswith((b"\n", b"\r"))
+    if not is_whole and not is_alive(transport):
         raise Trouble(f"The connection broke off in the answer, after: {show_answer(text)}.")
     return Answer(bytes(text).replace(b"\r", b"\n"), status)
 
@@ -731,8 +740,8 @@ class Session:
             self.access.store_host_key(self.server, key)
             self.new_host_key = describe(key)
         else:
-            no_password = "" if self.password_sent else " No password was sent."
-            verify_host_key(key, known, self.access.known_hosts_file, no_password)
+            assurance = "" if self.password_sent else " No password was sent."
+            verify_host_key(key, known, self.access.known_hosts_file, assurance)
         return transport
 
     def shake_hands(self, any_key_type: bool) -> paramiko.Transport:
@@ -835,9 +844,9 @@ def explain_incompatible(error: Exception, session: Session) -> str:
     words = (
         f"The server and paramiko {version} have no algorithm in common: {printable(str(error))}."
     )
-    agreed = session.transport and session.transport.host_key_type
+    host_key_agreed = session.transport and session.transport.host_key_type
     # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
-    if version.startswith("4.") or agreed:
+    if version.startswith("4.") or host_key_agreed:
         return words
     install = f'"{sys.executable}" -m pip install "paramiko<5"'
     return f"{words} If the server offers nothing newer than SHA-1, run: {install}"
@@ -846,8 +855,10 @@ def explain_incompatible(error: Exception, session: Session) -> str:
 def explain_login(error: Exception, session: Session) -> str:
     access, server = session.access, session.server
     by_hand = f"by hand: ssh -p {server.port} {access.username}@{server.host}"
+    offered = ""
     if isinstance(error, paramiko.BadAuthenticationType):
         offered = printable(", ".join(error.allowed_types))
+    if offered:
         return f"The server accepts no password, only {offered}. Use an account that has one."
     if isinstance(error, paramiko.AuthenticationException):
         return (
@@ -1106,6 +1117,7 @@ class Terminal:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
+        self.waiting = ""  # the line that the next one takes the place of
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -1125,7 +1137,9 @@ class Terminal:
         if self.quiet or not sys.stdout or not sys.stdout.isatty():
             return
         text = f"Waiting for {', '.join(addresses)}"[:74] + " ..." if addresses else ""
-        self.write("stdout", f"\r{text:78}\r")
+        if text != self.waiting:
+            self.waiting = text
+            self.write("stdout", f"\r{text:78}\r")
 
     def write(self, stream: str, text: str) -> None:
         """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
@@ -1687,7 +1701,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             refuse_unwritable_log(options.log_file)
         if not (options.sessions or options.check):
             log.path = options.log_file  # what goes wrong from here on is logged
-        servers, bridges = read_deployment(options.servers)
+        servers, wanted = read_deployment(options.servers)
         access = read_access(options)
     except Trouble as error:
         log.write(str(error))
@@ -1696,7 +1710,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # at the question for the password, for example
         return 130
     run = Run(options, access, terminal, log, listen_for_signals())
-    succeeded = do_run(servers, bridges, run)
+    succeeded = do_run(servers, wanted, run)
     if run.signals:
         return 128 + run.signals[0]
     return 0 if succeeded and not log.lost else 1

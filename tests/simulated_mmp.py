@@ -89,6 +89,7 @@ class SimulatedMMP:
     password: str = PASSWORD
     methods: str = "password"  # or "keyboard-interactive", "publickey", or several with commas
     questions: list[list[str]] = field(default_factory=lambda: [["Password: "]])
+    echo: bool = False  # whether the answers to the questions may be shown while they are typed
     host_key: paramiko.PKey = field(default_factory=ed25519_key)
     stall: str = ""  # the stage where it falls silent: "login", "channel" or "exec"
     refuse_channels: bool = False
@@ -238,7 +239,7 @@ class _Session(paramiko.ServerInterface):
     def _ask(self) -> paramiko.InteractiveQuery:
         query = paramiko.InteractiveQuery("", "")
         for question in self.rounds.pop(0):
-            query.add_prompt(question, echo=False)
+            query.add_prompt(question, echo=self.mmp.echo)
         return query
 
     def check_auth_interactive_response(

@@ -58,8 +58,8 @@ def short(sent: bytes | str) -> str:
         (b"no FAILURE of the ERROR kind\n", 0),
         (b"SUCCESS: no error\n", 0),
         (b"0 ERROR\n", 0),
-        (b"acano> no FAILURE: none\n", 0),
-        (b"a" * 100 + b"> FAILURE: none\n", 0),
+        (b"a" * 100 + b"> error: none\n", 0),
+        (b"SUCCESS: no failure: none\n", 0),
     ],
 )
 def test_restarted(text: bytes, status: int) -> None:
@@ -75,6 +75,9 @@ SAID = [
     (b"FAILURE: b\nSUCCESS: a\n", "FAILURE: b | SUCCESS: a"),
     (b"acano> FAILURE: no\n", "FAILURE: no"),
     (b"cms1> error: b\n", "error: b"),
+    (b"SUCCESS: stopped FAILURE: not started\n", "FAILURE: not started"),
+    (b"\x1b[?2004h\x1b]0;cms1\x07FAILURE: no\n", "FAILURE: no"),
+    (b"webbridge: FAILURE: no", "FAILURE: no"),
     (b"cms1# Unknown command: a", "Unknown command: a" + NO_WEB_BRIDGE),
     (b"SUCCESS: a\nadmin@cms1:~$FAILURE: b", "FAILURE: b"),
     (b"y" * 99 + b"#\tFAILURE: no", "FAILURE: no"),

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock, create_autospec
 
 import paramiko
@@ -280,6 +281,29 @@ def test_answer_that_comes_before_the_reply_to_the_request(
     reason = f"The server never accepted the command, but answered: {said}."
     assert run([ADDRESS]).log == failed(ADDRESS, f"{reason} {MAYBE}")
     assert network.steps == ALL_STEPS
+
+
+def test_output_after_our_end_of_file_is_read_on(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as lines come less than END_SECONDS apart. Each look at it lasts a second."""
+    silence = [socket.timeout()] * 3
+    end = [b"a\n", *silence, b"b\n", *silence, b"FAILURE: c\n"]
+    network.answers[ADDRESS] = [SUCCESS, *silence, *end]
+    channel = network.channel(ADDRESS)
+    real, seconds = channel.recv.side_effect, 0
+
+    def recv(size: int) -> bytes:
+        nonlocal seconds
+        seconds += 1
+        return real(size)
+
+    channel.recv.side_effect = recv
+    monkeypatch.setattr(webbridge_restart, "time", SimpleNamespace(monotonic=lambda: seconds))
+    text = bytearray()
+    webbridge_restart.read_answer(channel, text)
+    assert text == SUCCESS + b"a\nb\nFAILURE: c\n"
+    channel.shutdown_write.assert_called_once_with()
 
 
 # ---- Answering the question for the password -----------------------------------------------------

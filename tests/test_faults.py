@@ -168,13 +168,22 @@ def ask_for_new_password(transport: paramiko.Transport) -> int:
     return paramiko.AUTH_FAILED
 
 
-def refuse_and_hang_up(transport: paramiko.Transport) -> int:
+def refuse(transport: paramiko.Transport, methods: str) -> int:
     message = paramiko.Message()
     message.add_byte(bytes([51]))  # SSH_MSG_USERAUTH_FAILURE
-    message.add_string("password")
+    message.add_string(methods)
     message.add_boolean(False)
     transport._send_message(message)
+    return paramiko.AUTH_FAILED
+
+
+def refuse_and_hang_up(transport: paramiko.Transport) -> int:
+    refuse(transport, "password")
     return hang_up(transport)
+
+
+def refuse_and_offer_nothing(transport: paramiko.Transport) -> int:
+    return refuse(transport, "")
 
 
 def one_more_step(_: paramiko.Transport) -> int:
@@ -609,6 +618,11 @@ DROPS = [
         )
         for cut in ("SUCCES", "SUCCESS: a", "FAILURE: b")
     ),
+    Fault(
+        "drops after a success line and half of another line",
+        in_turn(b"SUCCESS: a\nFAIL", hang_up),
+        BROKEN.format("SUCCESS: a | FAIL"),
+    ),
 ]
 
 REFUSALS = [
@@ -673,6 +687,12 @@ REFUSALS = [
         (0, 1, 2),
     ),
     Fault(
+        "keyboard-interactive that asks for something that is no secret",
+        mmp(methods="keyboard-interactive", questions=[["User name: "]], echo=True),
+        ASKS_FOR_MORE,
+        (0, 1, 2),
+    ),
+    Fault(
         "keyboard-interactive that would go on with the first connection",
         mmp(
             methods="keyboard-interactive",
@@ -681,6 +701,12 @@ REFUSALS = [
         ),
         ASKS_FOR_MORE,
         ANSWERED_NO_COMMAND,
+    ),
+    Fault(
+        "refuses the login and offers nothing else",
+        mmp(right_password=refuse_and_offer_nothing),
+        REFUSED,
+        NO_COMMAND,
     ),
     Fault("keys only", mmp(methods="publickey"), KEYS_ONLY, NO_COMMAND),
     Fault(
