@@ -418,8 +418,8 @@ class Answer(NamedTuple):
 
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
 # Others may say it in other words, behind a prompt ("cms1> "), signs and colours. One failure too
-# many is better than a success that was none: FAILURE: counts anywhere. All of it is bounded, so that
-# no text takes long to search.
+# many is better than a success that was none: FAILURE: counts anywhere. Every repeat has a bound, so
+# that no text takes long to search.
 LINE_START = rb"(?im)^(?:[^\n>#$%]{0,99}[>#$%])?(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
 FAILURE_LINE = re.compile(
     LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))"

@@ -299,6 +299,7 @@ def test_output_after_our_end_of_file_is_read_on(
         return real(size)
 
     channel.recv.side_effect = recv
+    channel.recv_ready.side_effect = lambda: False
     monkeypatch.setattr(webbridge_restart, "time", SimpleNamespace(monotonic=lambda: seconds))
     text = bytearray()
     webbridge_restart.read_answer(channel, text)
