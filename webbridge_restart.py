@@ -95,7 +95,7 @@ TRY_SHARE = 0.3  # of --timeout, for each try to connect: 18 of 60 seconds
 SECONDS_BETWEEN_TRIES = 2.0
 LATE_OUTPUT_SECONDS = 0.5  # output may come this long after the exit status
 SILENCE_SECONDS = 2.0  # after a whole SUCCESS or FAILURE line: then we end our side
-END_SECONDS = 5.0  # the exit status may come this long after either side has ended
+END_SECONDS = 5.0  # after an end of file, the server's or ours: the exit status may still come
 HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
 MIB = 1 << 20  # bytes
 MAX_ANSWER_BYTES = 26 * MIB  # far more than any command prints, so that memory has a limit
@@ -122,7 +122,7 @@ class Trouble(Exception):
 
 
 class Refused(Trouble):
-    """The server rejected the command: nothing was restarted."""
+    """The server rejected the command: no doubt is left."""
 
 
 # ---- Text ----------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def parse_address(address: str) -> tuple[str, int]:
     if not 0 < port < 65536:
         raise ValueError(address)
     host = found["ipv6"] or found["host"].lower()
-    if found["ipv6"] or host.rpartition(".")[2].isdigit():
+    if found["ipv6"] or host.rpartition(".")[2].isdigit():  # no name ends in a number
         host = str(ipaddress.ip_address(host))
     return host, port
 
@@ -418,8 +418,8 @@ class Answer(NamedTuple):
 
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
 # Others may say it in other words, behind a prompt ("cms1> "), signs and colours. One failure too
-# many is better than a success that was none: FAILURE: counts anywhere. Every repeat has a bound, so
-# that no text takes long to search.
+# many is better than a success that was none, so FAILURE: counts anywhere. Each repeat is bounded:
+# no text takes long to search.
 LINE_START = rb"(?im)^(?:[^\n>#$%]{0,99}[>#$%])?(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
 FAILURE_LINE = re.compile(
     LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))"
@@ -427,7 +427,7 @@ FAILURE_LINE = re.compile(
 FAILURE_ANYWHERE = re.compile(rb"(FAILURE:(?s:.{0,999}))")
 UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
 SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
-# For text as it comes, where an end of line can also be "\r".
+# For text that is still coming (read_answer), where an end of line can also be "\r".
 WHOLE_REPLY = re.compile(rb"(?m)(?:^|\r)[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
 ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
 
@@ -660,7 +660,7 @@ def read_range(file: paramiko.SFTPFile, start: int, end: int) -> bytes:
 
 def read_to_end(read: Callable[[int], bytes]) -> LogEnd:
     """Return the end of a file of unknown size: at most the last 17 MiB."""
-    pieces = collections.deque[bytes](maxlen=LOG_STEPS[-1] + 1)
+    pieces = collections.deque[bytes](maxlen=LOG_STEPS[-1] + 1)  # the last one may be short
     while True:
         piece = read(MIB)
         if not piece:
