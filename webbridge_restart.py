@@ -708,7 +708,7 @@ class Session:
         except paramiko.BadAuthenticationType as error:
             if "keyboard-interactive" not in error.allowed_types:
                 raise
-            # The server says that it takes no passwords, so it should not have counted a wrong one.
+            # The server says that it accepts no passwords, so it should not have counted this one.
             # It may ask a question instead: on a new connection, because many servers hang up at a
             # second request to log in.
             transport = self.connect()
@@ -1367,7 +1367,7 @@ def log_restart(outcome: Outcome[str], log: Log) -> None:
 
 
 def tell_end(servers: list[Server], outcomes: list[Outcome[str]], words: str, run: Run) -> bool:
-    """Print how many succeeded and who had no turn; return whether all succeeded."""
+    """Print how many succeeded and who was not attempted; return whether all succeeded."""
     succeeded = sum(not outcome.reason for outcome in outcomes)
     run.terminal.say(words.format(succeeded, counted(len(servers), "server")))
     if run.signals:
@@ -1521,7 +1521,9 @@ def saved_log(text: str) -> Path:
         pass
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot read {path}: {explain_file(error)}") from None
-    raise argparse.ArgumentTypeError(f"{path} is not a file; --from-logs takes no SERVER")
+    raise argparse.ArgumentTypeError(
+        f"{path} is not a file; SERVER is not allowed with --from-logs"
+    )
 
 
 LOG_NAME = "webbridge_restart_logs.txt"

@@ -19,6 +19,7 @@ import webbridge_restart
 from conftest import Run, failed
 from simulated_mmp import PASSWORD, SETTINGS, SimulatedMMP, answer
 
+NO_FILE = " is not a file; SERVER is not allowed with --from-logs"
 RESTART, CHECK = "webbridge restart", "webbridge"
 SAVED = "cms1.log"
 
@@ -97,15 +98,13 @@ def test_options_that_do_not_go_together(
 def test_server_after_a_saved_log_is_not_taken_for_a_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str]
 ) -> None:
-    sentence = (
-        f"argument --from-logs: {tmp_path / '1'} is not a file; --from-logs takes no SERVER\n"
-    )
+    sentence = f"argument --from-logs: {tmp_path / '1'}{NO_FILE}\n"
     assert refusal(capsys, [*options, "1"]) == sentence
 
 
 def test_folder_is_no_saved_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["--sessions", "--from-logs", SAVED, "."]
-    sentence = f"argument --from-logs: {tmp_path} is not a file; --from-logs takes no SERVER\n"
+    sentence = f"argument --from-logs: {tmp_path}{NO_FILE}\n"
     assert refusal(capsys, options) == sentence
 
 
@@ -118,7 +117,7 @@ def test_saved_log_that_cannot_be_looked_at(
         path.stat()
     problem = f"cannot read {path}: {raised.value.strerror}."
     if isinstance(raised.value, FileNotFoundError):  # as Windows may see it
-        problem = f"{path} is not a file; --from-logs takes no SERVER"
+        problem = f"{path}{NO_FILE}"
     sentence = f"argument --from-logs: {problem}\n"
     assert refusal(capsys, ["--sessions", "--from-logs", str(path)]) == sentence
 
