@@ -963,7 +963,7 @@ def parse_time(found: re.Match[bytes], near: datetime.datetime) -> datetime.date
 
 
 def parse_counter(found: re.Match[bytes]) -> tuple[int, str]:
-    """Return a counter's active sessions and its text; raises ValueError and others."""
+    """Return a counter's active sessions and its text; raises ValueError or RecursionError."""
     if found["sessions"]:
         active = int(found["sessions"])
         return active, f"{active} FULL" if active >= HARD_LIMIT else str(active)
@@ -989,7 +989,7 @@ def parse_log(log: LogEnd, now: datetime.datetime) -> Reading:
         bridge = Bridge.WEB if found["sessions"] else Bridge.CALL
         logged = parse_time(found, end) if end and bridge not in counters else None
         if end and logged:
-            with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            with contextlib.suppress(ValueError, RecursionError):
                 counters[bridge] = Counter(*parse_counter(found), end - logged)
     return Reading(end, end_shown, counters)
 

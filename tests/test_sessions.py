@@ -283,6 +283,7 @@ def too_old(bridge: Bridge, age: str) -> str:
         (MINUTE, 15 * MINUTE + SECOND, BOTH, too_old(CALL, "15 min")),
         (MINUTE, 3 * HOUR, BOTH, too_old(CALL, "3 hours")),
         (25 * HOUR, 25 * HOUR, BOTH, too_old(WEB, "25 hours")),
+        (MINUTE, -HOUR, BOTH, too_old(CALL, "60 min").replace("before", "after")),
         (None, MINUTE, BOTH, NO_WEB),
         (MINUTE, None, BOTH, NO_CALL + HINT),
         (None, None, BOTH, NO_WEB),
@@ -396,7 +397,7 @@ def test_call_bridge_lines(line: str) -> None:
         'STATS: {"CMA": "1/2/3"}',
         'STATS: {"CMA": 14}',
         'STATS: {"CMA": null}',
-        pytest.param("STATS: {" + '"a":[' * 5000, id="nested very deeply"),
+        pytest.param('STATS: {"a": ' + "[" * 100_000, id="nested very deeply"),
         'STATS: ["CMA", "1/2"]',
     ],
 )
