@@ -156,3 +156,13 @@ def with_advice(reason: str) -> str:
     """Return the reason as the terminal has it: Cisco's line in the log does not say what to do."""
     advice = ". Check the address, and that SSH to it is open from this computer."
     return reason + advice if reason.startswith("[Errno None]") else reason
+
+
+def error_of(action: Callable[[], object]) -> str:
+    """Return the system's words for what this action raises; they differ between systems."""
+    with pytest.raises(OSError) as raised:
+        action()
+    assert raised.value.strerror
+    if isinstance(raised.value, PermissionError):  # which a folder is on Windows
+        return f"{raised.value.strerror}. Check which account runs this, and who owns the file"
+    return raised.value.strerror

@@ -20,7 +20,7 @@ import pytest
 from paramiko import Channel
 
 import webbridge_restart
-from conftest import Ran, Run, failed, restarted, unstamped
+from conftest import Ran, Run, error_of, failed, restarted, unstamped
 from simulated_mmp import PASSWORD, SETTINGS, SimulatedMMP, answer
 
 RESTART, CHECK = "webbridge restart", "webbridge"
@@ -326,12 +326,6 @@ def test_stamps_have_microseconds_even_if_they_are_zero(
     assert log_file.read_bytes().decode() == stamped
 
 
-def why_a_folder_cannot_be_written(folder: Path) -> str:
-    with pytest.raises(OSError) as refused:
-        folder.open("ab")
-    return str(refused.value.strerror)
-
-
 def test_what_is_not_logged_is_told(
     run: Run, mmp: SimulatedMMP, log_file: Path, tmp_path: Path
 ) -> None:
@@ -353,7 +347,7 @@ def test_what_is_not_logged_is_told(
         ran = run([mmp, second, third, fourth])
     assert ran.log == [restarted(mmp), restarted(third), restarted(fourth)]
     first, lost = ran.err.splitlines()
-    reason = why_a_folder_cannot_be_written(tmp_path)
+    reason = error_of(lambda: tmp_path.open("ab"))
     assert first == f"Cannot write to {log_file}: {reason}. Not logged:"
     assert unstamped(lost) == [restarted(second)]
     assert ran.out.splitlines()[-1] == "Restarted 4 of 4 servers."

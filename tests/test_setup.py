@@ -19,7 +19,7 @@ import paramiko
 import pytest
 
 import webbridge_restart
-from conftest import Ran, Run, failed, restarted, unstamped
+from conftest import Ran, Run, error_of, failed, restarted, unstamped
 from simulated_mmp import PASSWORD, SimulatedMMP, ed25519_key
 
 MODES = pytest.mark.skipif(os.name != "posix", reason="Windows has no modes")
@@ -38,16 +38,6 @@ def refused(run: Run, servers: list[SimulatedMMP], *options: str) -> str:
     assert (ran.status, ran.out, ran.err) == (2, "", f"{ran.log[0]}\n")
     assert [server.connections for server in servers] == [0] * len(servers)
     return ran.log[0]
-
-
-def error_of(action: Callable[[], object]) -> str:
-    """Return the system's words for what this action raises; they differ between systems."""
-    with pytest.raises(OSError) as raised:
-        action()
-    assert raised.value.strerror
-    if isinstance(raised.value, PermissionError):  # which a folder is on Windows
-        return f"{raised.value.strerror}. Check which account runs this, and who owns the file"
-    return raised.value.strerror
 
 
 # ---- The block to edit ---------------------------------------------------------------------------
