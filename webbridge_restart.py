@@ -609,13 +609,13 @@ def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
         if piece:
             last_output_at = time.monotonic()
             text += piece
-            if we_ended:
-                stop_at = last_output_at + END_SECONDS
         if len(text) > MAX_ANSWER_BYTES:
             raise Trouble("The answer does not end.")
         is_quiet = time.monotonic() > last_output_at + SILENCE_SECONDS
         if channel.exit_status_ready():
             stop_at = min(stop_at, time.monotonic() + LATE_OUTPUT_SECONDS)
+        elif we_ended and piece:
+            stop_at = last_output_at + END_SECONDS
         elif is_quiet and not we_ended and WHOLE_REPLY.search(text):
             channel.shutdown_write()
             stop_at, we_ended = time.monotonic() + END_SECONDS, True

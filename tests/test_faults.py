@@ -129,6 +129,11 @@ def text_for_ever(channel: paramiko.Channel) -> None:
         channel.sendall(LINES)
 
 
+def wait_for_end_of_file(channel: paramiko.Channel) -> None:
+    while channel.recv(1):
+        pass
+
+
 def dribble(channel: paramiko.Channel) -> None:
     while not channel.status_event.wait(0.2):
         channel.sendall(b"\n")
@@ -408,6 +413,10 @@ ANSWERS = [
     ),
     Fault("status while a child keeps the channel open", in_turn(SUCCESS, exit_status(0))),
     Fault("status while a child dribbles on", in_turn(SUCCESS, exit_status(0), dribble)),
+    Fault(
+        "success text, and after our end of file a status while a child dribbles on",
+        in_turn(SUCCESS, wait_for_end_of_file, exit_status(0), dribble),
+    ),
     Fault("success text, but neither status nor end", in_turn(SUCCESS), limits=SOON_OVER),
     Fault("success text and end of file, no more", in_turn(SUCCESS, end_of_file), limits=SOON_OVER),
     Fault(
