@@ -1411,9 +1411,10 @@ def read_rows(wanted: Wanted, run: Run) -> list[Row]:
         tell_new_host_key(outcome, run)
         server, reading = outcome.server, outcome.value or NO_READING
         now = datetime.datetime.now(datetime.timezone.utc)
-        problem = find_problem(reading, wanted[server], now)
         if outcome.reason:
             problem = outcome.reason + outcome.advice
+        else:
+            problem = find_problem(reading, wanted[server], now)
         rows[server] = Row(server.address, wanted[server], reading, problem)
     return list(rows.values())
 

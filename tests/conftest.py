@@ -21,6 +21,7 @@ from strict_mmp import StrictMMP
 MMP = (SimulatedMMP, StrictMMP)
 AnyServer = Union[SimulatedMMP, StrictMMP, str]  # or an address
 
+RIGHTS = "Check which account runs this, and who owns the file"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00 ")
 
 
@@ -164,5 +165,5 @@ def error_of(action: Callable[[], object]) -> str:
         action()
     assert raised.value.strerror
     if isinstance(raised.value, PermissionError):  # which a folder is on Windows
-        return f"{raised.value.strerror}. Check which account runs this, and who owns the file"
+        return f"{raised.value.strerror}. {RIGHTS}"
     return raised.value.strerror

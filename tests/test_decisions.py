@@ -286,7 +286,7 @@ def test_answer_that_comes_before_the_reply_to_the_request(
 def test_output_after_our_end_of_file_is_read_on(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as lines come less than END_SECONDS apart. Each look at it lasts a second."""
+    """While lines come less than END_SECONDS apart. A look at the channel lasts a second."""
     silence = [socket.timeout()] * 3
     end = [b"a\n", *silence, b"b\n", *silence, b"FAILURE: c\n"]
     network.answers[ADDRESS] = [SUCCESS, *silence, *end]

@@ -28,6 +28,7 @@ import pytest
 import demo
 import webbridge_restart
 from conftest import (
+    RIGHTS,
     STAMP,
     Ran,
     address_of,
@@ -488,9 +489,7 @@ def lost_lines(ran: Ran) -> list[str]:
 
 
 def cannot_write(log_file: Path | str, number: int) -> str:
-    hint = (
-        " Check which account runs this, and who owns the file." if number == errno.EACCES else ""
-    )
+    hint = f" {RIGHTS}." if number == errno.EACCES else ""
     return f"Cannot write to {log_file}: {os.strerror(number)}.{hint}"
 
 
