@@ -93,12 +93,12 @@ SECONDS_PER_SERVER = 60.0  # the default of --timeout: from connecting to the wh
 CONNECT_TRIES = 3
 TRY_SHARE = 0.3  # of --timeout, for each try to connect: 18 of 60 seconds
 SECONDS_BETWEEN_TRIES = 2.0
-LATE_OUTPUT_SECONDS = 0.5  # output may come this long after the exit status
-SILENCE_SECONDS = 2.0  # after a whole SUCCESS or FAILURE line: then we end our side
-END_SECONDS = 5.0  # after an end of file, the server's or ours: the exit status may still come
+LATE_OUTPUT_SECONDS = 2.0  # output may come this long after the exit status
+LATE_STATUS_SECONDS = 10.0  # the exit status may come this long after the end of the output
+SECONDS_OF_SILENCE = 10.0  # after a whole line SUCCESS or FAILURE: then we end our side
 HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
 MIB = 1 << 20  # bytes
-MAX_ANSWER_BYTES = 26 * MIB  # far more than any command prints, so that memory has a limit
+MAX_ANSWER_BYTES = MIB  # a longer answer is none: no command prints so much
 MAX_SHOWN_CHARACTERS = 300  # of an answer, in the log and on the terminal
 
 MAX_LOG_AGE = datetime.timedelta(hours=26)  # a time without a zone can be 14 hours off
@@ -410,26 +410,31 @@ def read_access(options: argparse.Namespace) -> Access:
 
 
 class Answer(NamedTuple):
-    """What a server answered to a command."""
+    """What came after a command was sent."""
 
     text: bytes
-    status: int  # -1 if no exit status came
+    status: int | None  # the exit status, None if none came
+    accepted: bool  # whether the server replied that it runs the command
+    cut: str  # why the answer's end was not seen, or ""
 
 
-# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure.
-# Others may say it in other words, behind a prompt ("cms1> "), signs and colours. One failure too
-# many is better than a success that was none, so FAILURE: counts anywhere. Each repeat is bounded:
-# no text takes long to search.
-LINE_START = rb"(?im)^(?:[^\n>#$%]{0,99}[>#$%])?(?:\x1b\[[\d;]{0,9}[a-z]|[^\w\n]){0,99}"
-FAILURE_LINE = re.compile(
-    LINE_START + rb"((?:FAILURE|ERROR|Unknown command)(?![\w-])(?s:.{0,999}))"
-)
-FAILURE_ANYWHERE = re.compile(rb"(FAILURE:(?s:.{0,999}))")
-UNKNOWN_COMMAND = re.compile(LINE_START + rb"Unknown command")
-SUCCESS = re.compile(rb"(?m)^[ \t]*SUCCESS:")
-# For text that is still coming (read_answer), where an end of line can also be "\r".
-WHOLE_REPLY = re.compile(rb"(?m)(?:^|\r)[ \t]*(?:SUCCESS|FAILURE):[^\r\n]*[\r\n]")
-ENABLED = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
+class Verdict(NamedTuple):
+    """What an answer means."""
+
+    is_success: bool
+    reason: str  # of a success: what the server answered
+    in_doubt: bool = False  # whether the command may have done its work all the same
+
+
+# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure. The
+# first SUCCESS lines of a restart are only about certificates, so a reply that stops after them has
+# restarted nothing. Prose is neither success nor failure.
+SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
+SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
+RESTARTED_LINE = re.compile(SUCCESS + rb"[^\n]*(?i:web ?bridge)", re.MULTILINE)
+FAILURE = re.compile(rb"FAILURE:|^[ \t]*(?:ERROR|(?P<unknown>Unknown command))\b", re.MULTILINE)
+WHOLE_REPLY_LINE = re.compile(rb"(?:" + SUCCESS + rb"|FAILURE:)[^\n]*\n", re.MULTILINE)
+ENABLED_LINE = re.compile(rb"(?im)^[ \t]*Enabled[ \t]*:[ \t]*true\b")
 
 
 def show_answer(text: bytes | bytearray) -> str:
@@ -437,31 +442,56 @@ def show_answer(text: bytes | bytearray) -> str:
     return printable(bytes(text[: MAX_SHOWN_CHARACTERS * 4])) or "nothing"
 
 
-def judge(answer: Answer) -> None:
-    """Raises Refused if the answer says that the command failed."""
-    failure = FAILURE_LINE.search(answer.text) or FAILURE_ANYWHERE.search(answer.text)
-    if not failure and answer.status <= 0:
-        return
-    said = printable(failure[1]) if failure else show_answer(answer.text)
-    status = f" (exit status {answer.status})" if answer.status > 0 else ""
-    hint = " CMS 3.0 and newer have no Web Bridge 2." if UNKNOWN_COMMAND.search(answer.text) else ""
-    raise Refused(f"The server answered: {said}{status}{hint}")
+def judge_failure(answer: Answer) -> Verdict | None:
+    """Return what is a failure without doubt, whatever else came or broke; None for all else."""
+    failure = FAILURE.search(answer.text)
+    said = show_answer(answer.text[failure.start() :] if failure else answer.text)
+    if answer.status:
+        said += f" (exit status {answer.status})"
+    if failure and failure["unknown"]:
+        said += ". CMS 3.0 and newer have no Web Bridge 2."
+    if failure or answer.status:
+        return Verdict(False, f"The server answered: {said}")
+    is_whole_and_empty = not answer.cut and not answer.text.strip() and answer.status is None
+    if is_whole_and_empty and not answer.accepted:
+        return Verdict(False, "The server refused to run the command.")
+    return None
 
 
-def judge_restart(answer: Answer) -> None:
-    """Raises Refused if the restart failed, and Trouble if the answer does not confirm it."""
-    judge(answer)
-    if answer.status != 0 and not SUCCESS.search(answer.text):
-        said = show_answer(answer.text)
-        raise Trouble(f"The answer ended without exit status or SUCCESS, after: {said}.")
+def judge_restart(answer: Answer) -> Verdict:
+    """Return what the answer to the restart command means. Nothing else decides about it."""
+    failure = judge_failure(answer)
+    if failure:
+        return failure
+    said = show_answer(answer.text)
+    is_silent = not answer.text.strip()
+    if answer.cut:
+        heard = "" if is_silent else f" It had answered: {said}."
+        return Verdict(False, f"{answer.cut}{heard}", in_doubt=True)
+    if answer.status is None:
+        is_success = bool(RESTARTED_LINE.search(answer.text))
+    elif is_silent:
+        is_success = answer.accepted
+    else:
+        is_success = bool(SUCCESS_LINE.search(answer.text))
+    if is_success:
+        return Verdict(True, said)
+    status = "no exit status" if answer.status is None else "exit status 0"
+    reason = f"The answer does not confirm the restart: {said} ({status})."
+    return Verdict(False, reason, in_doubt=True)
 
 
-def judge_check(answer: Answer) -> None:
-    """Raises Refused unless the answer says that the Web Bridge is enabled."""
-    judge(answer)
-    if not ENABLED.search(answer.text):
-        said = show_answer(answer.text)
-        raise Refused(f"The server does not say that its Web Bridge is enabled, but: {said}")
+def judge_check(answer: Answer) -> Verdict:
+    """Return whether the answer says that the Web Bridge is enabled."""
+    failure = judge_failure(answer)
+    if failure:
+        return failure
+    said = show_answer(answer.text)
+    if answer.cut:
+        return Verdict(False, f"{answer.cut} It had answered: {said}.")
+    if ENABLED_LINE.search(answer.text):
+        return Verdict(True, said)
+    return Verdict(False, f"The server does not say that its Web Bridge is enabled, but: {said}")
 
 
 # ---- Session: one SSH connection -----------------------------------------------------------------
@@ -589,60 +619,99 @@ def is_alive(transport: paramiko.Transport | None) -> bool:
     return transport.is_active()
 
 
-def read_answer(channel: paramiko.Channel, text: bytearray) -> int:
-    """Add what comes to the text until the answer ends; return the exit status, -1 if none came.
+def hear(channel: paramiko.Channel, text: bytearray, replied: Callable[[], bool]) -> Answer:
+    """Add what comes to the text until the answer's end, and return the answer.
 
-    The answer ends
-    - with the server's end of file, after which an exit status may still come;
-    - a while after the exit status: a child of the command may keep the channel open;
-    - a while after our own end of file, for which some servers wait. We send it when a whole reply
-      has come and nothing follows.
+    replied is called then, and says whether the server replied that it runs the command.
     """
-    last_output_at, stop_at, we_ended = time.monotonic(), math.inf, False
-    while time.monotonic() < stop_at or channel.recv_ready():
-        piece = None
-        with contextlib.suppress(socket.timeout):
-            piece = channel.recv(1 << 16)
-        if piece == b"":  # the server's end of file
-            channel.status_event.wait(END_SECONDS)
-            break
+    heard_at = time.monotonic()
+    status_at = output_ended_at = math.inf  # not yet
+    we_ended = False
+    cut: str | None = None
+    while cut is None:
+        piece = read_piece(channel)
+        now = time.monotonic()
         if piece:
-            last_output_at = time.monotonic()
-            text += piece
-        if len(text) > MAX_ANSWER_BYTES:
-            raise Trouble("The answer does not end.")
-        is_quiet = time.monotonic() > last_output_at + SILENCE_SECONDS
-        if channel.exit_status_ready():
-            stop_at = min(stop_at, time.monotonic() + LATE_OUTPUT_SECONDS)
-        elif we_ended and piece:
-            stop_at = last_output_at + END_SECONDS
-        elif is_quiet and not we_ended and WHOLE_REPLY.search(text):
-            channel.shutdown_write()
-            stop_at, we_ended = time.monotonic() + END_SECONDS, True
-    return channel.exit_status
+            text += piece.replace(b"\r", b"\n")
+            heard_at = now
+        elif piece == b"":
+            output_ended_at = min(output_ended_at, now)
+            channel.status_event.wait(TICK)
+        if channel.exit_status != -1:
+            status_at = min(status_at, now)
+        cut = find_end(channel, piece, now - status_at, now - output_ended_at, we_ended)
+        if cut is None and len(text) > MAX_ANSWER_BYTES:
+            cut = "The answer does not end."
+        is_quiet = now - heard_at > SECONDS_OF_SILENCE
+        if is_quiet and not we_ended and piece is None and WHOLE_REPLY_LINE.search(text):
+            channel.shutdown_write()  # some servers wait for it before they end their answer
+            we_ended = True
+    status = None if channel.exit_status == -1 else channel.exit_status
+    return Answer(bytes(text), status, replied(), cut)
 
 
-def run_command(
-    transport: paramiko.Transport, channel: paramiko.Channel, command: str, text: bytearray
-) -> Answer:
-    """Send the command, once, and return the answer, whose text is also added to the given one.
-
-    Raises Refused if the server does not accept the command, and Trouble if the answer is cut.
-    """
+def read_piece(channel: paramiko.Channel) -> bytes | None:
+    """Return what has come, b"" if no more can come, or None if nothing came for a while."""
     try:
-        channel.exec_command(command)
-    except paramiko.SSHException:
-        if not is_alive(transport):
-            raise
-        if channel.exit_status == -1 and not channel.recv_ready():
-            raise Refused("The server refused to run the command.") from None
-        said = show_answer(channel.recv(MAX_SHOWN_CHARACTERS))
-        raise Trouble(f"The server never accepted the command, but answered: {said}.") from None
-    status = read_answer(channel, text)
-    is_whole = status != -1 or text.endswith((b"\n", b"\r"))
-    if not is_whole and not is_alive(transport):
-        raise Trouble(f"The connection broke off in the answer, after: {show_answer(text)}.")
-    return Answer(bytes(text).replace(b"\r", b"\n"), status)
+        return channel.recv(1 << 16)
+    except socket.timeout:
+        return None
+
+
+def find_end(
+    channel: paramiko.Channel,
+    piece: bytes | None,
+    since_status: float,
+    since_output_end: float,
+    we_ended: bool,
+) -> str | None:
+    """Return "" at the answer's end, why the end will never come, or None to hear on.
+
+    The end is an exit status, and then the server's end of file or some seconds more; or its end of
+    file, and then an exit status, its close, or some seconds more; or its close of the channel.
+    """
+    is_drained = piece == b""
+    if is_drained and channel.eof_received and since_status >= 0:
+        return ""
+    if is_drained and channel.closed:
+        is_end = was_closed_by_server(channel, we_ended)
+        return "" if is_end else "The connection broke off in the answer."
+    is_late = since_status > LATE_OUTPUT_SECONDS or since_output_end > LATE_STATUS_SECONDS
+    if is_late and not channel.recv_ready():
+        return ""
+    return None
+
+
+def was_closed_by_server(channel: paramiko.Channel, we_ended: bool) -> bool:
+    """Return whether a closed channel was closed, and not lost with its connection.
+
+    paramiko answers a close with its own end of file. If we have sent ours, only a connection that
+    lives on tells.
+    """
+    if we_ended:
+        return is_alive(channel.get_transport())
+    return bool(channel.eof_sent)
+
+
+def run_command(channel: paramiko.Channel, command: str, text: bytearray) -> Answer:
+    """Send the command, once, and return the answer, whose text is also added to the given one."""
+    replies: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def send() -> None:
+        try:
+            channel.exec_command(command)
+            replies.put(True)
+        except Exception:  # whatever it was, the answer shows what became of it
+            replies.put(False)
+
+    def replied() -> bool:
+        with contextlib.suppress(queue.Empty):
+            return replies.get(timeout=HANG_UP_SECONDS)
+        return False
+
+    # In a thread of its own, because the answer can come before the reply to the request.
+    threading.Thread(target=send, daemon=True).start()
+    return hear(channel, text, replied)
 
 
 def read_range(file: paramiko.SFTPFile, start: int, end: int) -> bytes:
@@ -770,7 +839,7 @@ class Session:
         channel.settimeout(TICK)
         self.restart_sent = command == RESTART_COMMAND  # said before: rather a doubt too many
         self.enter(Stage.ANSWER)
-        return run_command(transport, channel, command, self.text)
+        return run_command(channel, command, self.text)
 
     def enter(self, stage: Stage) -> None:
         """Go on to a stage; raises Trouble if the main thread has closed the session."""
@@ -1221,18 +1290,19 @@ class Run:
 
 def restart(session: Session) -> str:
     """Restart the Web Bridge and return the answer; raises Refused, or Trouble if in doubt."""
-    transport = session.open()
-    answer = session.run(transport, RESTART_COMMAND)
-    judge_restart(answer)
-    return show_answer(answer.text)
+    return confirm(judge_restart(session.run(session.open(), RESTART_COMMAND)))
 
 
 def check(session: Session) -> str:
     """Ask the Web Bridge for its settings and return them; raises as above, and changes nothing."""
-    transport = session.open()
-    answer = session.run(transport, CHECK_COMMAND)
-    judge_check(answer)
-    return show_answer(answer.text)
+    return confirm(judge_check(session.run(session.open(), CHECK_COMMAND)))
+
+
+def confirm(verdict: Verdict) -> str:
+    """Return the answer of a success; raises Refused, or Trouble if in doubt."""
+    if verdict.is_success:
+        return verdict.reason
+    raise (Trouble if verdict.in_doubt else Refused)(verdict.reason)
 
 
 def read_counters(session: Session, wanted: Collection[Bridge]) -> Reading:
@@ -1293,8 +1363,11 @@ def start_job(job: Callable[[Session], T], session: Session, results: OutcomeQue
 def cut_off(session: Session, why: str) -> str:
     """Close the session and return the reason."""
     session.close()  # first, so that nothing is sent after the look at what was sent
-    said = f" It had answered: {show_answer(session.text)}." if session.text else ""
-    return f"Cut off {why} while {session.stage.value}.{said}{doubt(session)}"
+    cut = f"Cut off {why} while {session.stage.value}."
+    if not session.restart_sent:
+        return cut
+    verdict = judge_restart(Answer(bytes(session.text), None, True, cut))
+    return verdict.reason + (doubt(session) if verdict.in_doubt else "")
 
 
 def take_turns(

@@ -81,7 +81,7 @@ class ParseOnce:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits of which a test need not see the full length."""
     monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.01)
-    monkeypatch.setattr(webbridge_restart, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(webbridge_restart, "SECONDS_OF_SILENCE", 0.3)
     monkeypatch.setattr(webbridge_restart, "ast", ParseOnce())
 
 
