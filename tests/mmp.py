@@ -1,0 +1,354 @@
+"""A Cisco Meeting Server's MMP over real SSH on loopback, that behaves well or badly as told.
+
+    with MMP(restart=in_turn(SUCCESS, status(0), reset)) as mmp:
+        ...  # connect to mmp.address; see mmp.commands, mmp.passwords and mmp.connections
+
+It is made of asyncssh, another make than the client, so it sees what two ends made of paramiko
+would agree on. It hangs up on a second request for the login service, and on all that comes before
+the login or out of its order. It runs in a thread, and is gone at the end of the block. The steps
+of which its answers are made are in steps.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import functools
+import logging
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncssh
+from asyncssh.packet import UInt32
+
+from steps import SETTINGS, Action, Raw, answer, take
+
+PASSWORD = "correct horse"
+PATIENCE = 20.0  # seconds that a test waits for what must come
+CHANNEL_SUCCESS = 99  # the number of SSH's message
+
+for _name in ("asyncio", "asyncssh"):  # which tell of clients that hang up
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+
+@functools.cache
+def key(kind: str = "ssh-ed25519", number: int = 1) -> asyncssh.SSHKey:
+    """Return a key of the kind, the same one for the same number, as RSA is slow to generate."""
+    return asyncssh.generate_private_key(kind)
+
+
+def public(host_key: asyncssh.SSHKey) -> str:
+    """Return the host key as it stands in a known-hosts file: its type and its text."""
+    return " ".join(host_key.export_public_key().decode().split()[:2])
+
+
+@dataclass
+class MMP:
+    """One server. Every setting may be changed while it runs, and holds for later connections."""
+
+    restart: Action = field(default_factory=answer)
+    webbridge: Action = field(default_factory=lambda: answer(SETTINGS))
+    # To exec: "first", before the action; "last", after it, as Conch does; "never"; or "refused"
+    reply: str = "first"
+    password: str = PASSWORD
+    methods: str = "password"  # or "keyboard-interactive", "publickey", several with commas, or ""
+    methods_left: str | None = None  # once it has judged a password; None: the same
+    is_first_factor: bool = False  # the right password, and methods_left are the second
+    questions: Sequence[Sequence[str]] = (("Password: ",),)  # several rounds of several
+    echo: bool = False  # whether the answers to the questions may be shown while they are typed
+    login: Action = ()  # before the reply to the right password
+    # So many seconds before "banner", "key exchange" or "session"
+    waits: Mapping[str, float] = field(default_factory=dict)
+    sessions: int = 1000  # that each connection may open
+    log: Any = b""  # what SFTP serves as "log": bytes, or mmap for a large one; None: no SFTP
+    log_size: int | None = -1  # what SFTP says that it has; -1: its real size, None: nothing
+    log_drops_at: int | None = None  # a read that reaches this byte ends the connection
+    host_keys: Sequence[asyncssh.SSHKey] = field(
+        default_factory=lambda: [asyncssh.generate_private_key("ssh-ed25519")]
+    )
+    signs_sha1: bool = False  # with its RSA key, and nothing newer; the servers of today do not
+    bad_signature: bool = False  # of its host key
+    options: Mapping[str, Any] = field(default_factory=dict)  # more of them, for asyncssh
+    raw: Raw | None = None  # instead of SSH
+    first: Sequence[Mapping[str, Any]] = ()  # other settings for the first connections, one each
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        assert all(hasattr(self, name) for settings in self.first for name in settings)
+        # In order: "connection", "login", "session", "command", "end of file" of the client, "end"
+        self.came: list[str] = []
+        self.times: list[float] = []  # of each
+        self.commands: list[str] = []
+        self.passwords: list[str] = []  # asyncssh reads none where it takes none
+        self.messages: list[int] = []  # the numbers of the messages from clients
+        self.offers: list[list[str]] = []  # the types of host keys that clients asked for
+        self.read_at: dict[int, int] = {}  # over SFTP: offset and length
+        self.changed = threading.Condition()
+        self.open: list[asyncssh.SSHServerConnection] = []
+        self.sockets: list[socket.socket] = []
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self.listener = socket.create_server((self.host, 0), family=family, backlog=100)
+        self.listener.setblocking(False)
+        self.port: int = self.listener.getsockname()[1]
+        self.address = f"[{self.host}]:{self.port}".replace("[127.0.0.1]", "127.0.0.1")
+
+    @property
+    def connections(self) -> int:
+        return self.came.count("connection")
+
+    @property
+    def bytes_read(self) -> int:
+        """How much of the log was read; paramiko may ask for a part of it twice."""
+        return sum(self.read_at.values())
+
+    @property
+    def host_key(self) -> asyncssh.SSHKey:
+        return self.host_keys[0]
+
+    @property
+    def known_hosts_line(self) -> str:
+        return f"[{self.host}]:{self.port} {public(self.host_key)}"
+
+    def note(self, what: str) -> None:
+        with self.changed:
+            self.came.append(what)
+            self.times.append(time.monotonic())
+            self.changed.notify_all()
+
+    def wait_for(self, what: str, number: int = 1) -> None:
+        """Return when so many have come, as note() has it; raises AssertionError if they do not."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.came.count(what) >= number, PATIENCE), what
+
+    def wait_for_connections(self, number: int = 1) -> None:
+        self.wait_for("connection", number)
+
+    def wait_for_commands(self, number: int = 1) -> None:
+        self.wait_for("command", number)
+
+    def __enter__(self) -> MMP:
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda *_: None)  # of clients that hang up
+        self.loop.set_default_executor(ThreadPoolExecutor(32))  # so many steps can hold at once
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(), self.loop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(PATIENCE)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(PATIENCE)
+        self.loop.close()
+        for each in (self.listener, *self.sockets):
+            each.close()
+
+    async def _stop(self) -> None:
+        for connection in self.open:
+            connection.abort()
+        for each in self.sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # which wakes the thread that reads from it
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        while True:
+            client, _ = await self.loop.sock_accept(self.listener)
+            how = copy.copy(self)
+            vars(how).update(dict(enumerate(self.first)).get(self.connections, {}))
+            self.sockets.append(client)
+            self.note("connection")
+            if how.raw:
+                threading.Thread(target=self._speak, args=(how.raw, client), daemon=True).start()
+            else:
+                self.loop.create_task(self._attend(how, client))
+
+    def _speak(self, raw: Raw, client: socket.socket) -> None:
+        client.setblocking(True)
+        with client, contextlib.suppress(OSError):
+            raw(client)
+        self.note("end")
+
+    async def _attend(self, how: MMP, client: socket.socket) -> None:
+        await asyncio.sleep(how.waits.get("banner", 0))
+        pairs = asyncssh.load_keypairs(list(how.host_keys))
+        for pair in pairs:
+            kinds = pair.host_key_algorithms
+            pair.host_key_algorithms = [k for k in kinds if (k == b"ssh-rsa") == how.signs_sha1]
+            if how.bad_signature:
+                pair.sign = lambda data, sign=pair.sign: sign(b"another text: " + data)
+        with contextlib.suppress(asyncssh.Error, OSError):
+            await asyncssh.run_server(
+                client,
+                server_factory=lambda: _Connection(self, how, client),
+                server_host_keys=pairs,
+                encoding=None,
+                gss_host=None,
+                **how.options,
+            )
+
+
+def _listen_in(connection: Any, mmp: MMP) -> None:
+    """Record messages and wanted host keys, of which asyncssh tells in its debug log only."""
+    finish, choose = connection._finish_recv_packet, connection.choose_server_host_key
+
+    def finish_recv_packet(kind: int, *others: Any, **named: Any) -> None:
+        mmp.messages.append(kind)
+        finish(kind, *others, **named)
+
+    def choose_server_host_key(kinds: Sequence[bytes]) -> bool:
+        mmp.offers.append([kind.decode() for kind in kinds])
+        return bool(choose(kinds))
+
+    connection._finish_recv_packet = finish_recv_packet
+    connection.choose_server_host_key = choose_server_host_key
+
+
+def _pause_reading(connection: Any, seconds: float) -> None:
+    """Leave the key exchange waiting: asyncssh answers it as soon as it reads."""
+    connection._transport.pause_reading()
+    connection._loop.call_later(seconds, connection._transport.resume_reading)
+
+
+class _Connection(asyncssh.SSHServer):
+    """One connection, as asyncssh asks about it."""
+
+    def __init__(self, mmp: MMP, how: MMP, client: socket.socket) -> None:
+        self.mmp, self.how, self.socket = mmp, how, client
+        self.methods = how.methods.split(",")
+        self.rounds = list(how.questions)
+        self.right = True
+        self.sessions = 0
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self.connection = conn
+        self.mmp.open.append(conn)
+        _listen_in(conn, self.mmp)
+        if "key exchange" in self.how.waits:
+            _pause_reading(conn, self.how.waits["key exchange"])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.mmp.note("end")
+
+    def password_auth_supported(self) -> bool:
+        return "password" in self.methods
+
+    def kbdint_auth_supported(self) -> bool:
+        return "keyboard-interactive" in self.methods
+
+    def public_key_auth_supported(self) -> bool:
+        return "publickey" in self.methods
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        self.mmp.passwords.append(password)
+        self.mmp.note("login")
+        right = password == self.how.password
+        if right:
+            await take(self.how.login, self)
+        if self.how.methods_left is not None:
+            self.methods = self.how.methods_left.split(",")
+        if right and self.how.is_first_factor:
+            self.connection.send_userauth_failure(True)  # with what is still wanted
+            raise asyncio.CancelledError  # or asyncssh would reply as well
+        return right
+
+    def get_kbdint_challenge(self, *_: str) -> Any:
+        return "", "", "", [(question, self.how.echo) for question in self.rounds.pop(0)]
+
+    def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> Any:
+        self.mmp.passwords.extend(responses)
+        self.mmp.note("login")
+        self.right = self.right and all(text == self.how.password for text in responses)
+        return self.get_kbdint_challenge() if self.rounds else self.right
+
+    async def session_requested(self) -> Any:  # type: ignore[override]
+        self.mmp.note("session")
+        self.sessions += 1
+        await asyncio.sleep(self.how.waits.get("session", 0))
+        if self.sessions > self.how.sessions:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "Too many sessions")
+        return _Session(self)
+
+
+class _Session(asyncssh.SSHServerProcess[bytes]):
+    """One channel: a command, or SFTP."""
+
+    def __init__(self, of: _Connection) -> None:
+        self.mmp, self.how, self.connection, self.socket = of.mmp, of.how, of.connection, of.socket
+        files = None if self.how.log is None else functools.partial(_Files, self.mmp, self.how)
+        super().__init__(lambda _: None, files, 3, False)  # as _act() needs no call
+        self.ended = asyncio.Event()
+
+    def shell_requested(self) -> bool:
+        return False
+
+    def exec_requested(self, command: str) -> Any:
+        """Return None, so that asyncssh leaves the reply to _act()."""
+        self.mmp.commands.append(command)
+        self.mmp.note("command")
+        self.channel.set_write_buffer_limits(0)
+        self.channel.resume_reading()
+        self.connection.create_task(self._act(command))
+
+    async def _act(self, command: str) -> None:
+        """Do what the command does, and reply to the request for it, in the order of the setting.
+
+        asyncssh itself always replies, first, and never on a channel that it has closed.
+        """
+        channel: Any = self.channel
+        number = channel._send_chan
+        unknown = answer(f"Unknown command: {command}\n".encode(), 1)
+        known = {"webbridge restart": self.how.restart, "webbridge": self.how.webbridge}
+        if self.how.reply in ("first", "refused"):
+            channel._report_response(self.how.reply == "first")
+        with contextlib.suppress(OSError, asyncssh.Error):
+            await take(known.get(command, unknown), self)
+        if self.how.reply == "last":
+            self.connection.send_packet(CHANNEL_SUCCESS, UInt32(number))
+
+    def eof_received(self) -> bool:
+        self.mmp.note("end of file")
+        self.ended.set()
+        return True  # our side stays open
+
+
+class _Files(asyncssh.SFTPServer):
+    """The MMP's files, of which there is one, called log."""
+
+    def __init__(self, mmp: MMP, how: MMP, channel: Any) -> None:
+        super().__init__(channel)
+        self.mmp, self.how = mmp, how
+
+    def _find(self, path: bytes) -> bytes:
+        if path not in (b"log", b"/log"):
+            raise asyncssh.SFTPNoSuchFile("No such file")
+        return path
+
+    def open(self, path: bytes, pflags: int, attrs: object) -> object:
+        return self._find(path)
+
+    def stat(self, path: bytes) -> asyncssh.SFTPAttrs:
+        return self.fstat(self._find(path))
+
+    def fstat(self, file_obj: object) -> asyncssh.SFTPAttrs:
+        size = len(self.how.log) if self.how.log_size == -1 else self.how.log_size
+        return asyncssh.SFTPAttrs(size=size)
+
+    def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        if self.how.log_drops_at is not None and offset + size > self.how.log_drops_at:
+            self.connection.abort()
+        data = bytes(self.how.log[offset : offset + size])
+        self.mmp.read_at[offset] = len(data)
+        return data
+
+    def close(self, file_obj: object) -> None:
+        """There is nothing to close."""

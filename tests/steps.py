@@ -1,0 +1,186 @@
+"""What a simulated MMP (mmp.py) does: the steps of an answer or a login, and servers without SSH.
+
+MMP(restart=answer(b"FAILURE: b\\n", 1))
+MMP(restart=in_turn(SUCCESS, status(0), reset))
+MMP(raw=says(b"SSH-1.5-old\\r\\n"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Union
+
+import asyncssh
+from asyncssh.packet import UInt32
+
+SUCCESS = (  # Cisco's three lines
+    b"SUCCESS: Key and certificate pair match\n"
+    b"SUCCESS: certificate verified against CA bundle\n"
+    b"SUCCESS: Webbridge enabled\n"
+)
+SETTINGS = b"Enabled                 : true\nInterface whitelist     : a:443\n"
+LINES = b"One of very many lines that a server can send.\n" * 1330  # 62,510 bytes
+FOREVER = 1e6  # seconds
+
+
+# ---- What a command does, and what comes before the reply to a login -----------------------------
+
+
+# Text to send, seconds to wait, or a call, which may be awaited. It gets the session, or during the
+# login the connection, as they stand below.
+Step = Union[bytes, float, Callable[[Any], Any]]
+Action = Sequence[Step]
+
+
+def in_turn(*steps: Step) -> Action:
+    """These steps, and then nothing: the channel stays open."""
+    return steps
+
+
+def answer(text: bytes = SUCCESS, code: int | None = 0) -> Action:
+    """The text, each line by itself, then the exit status if there is one, then the close."""
+    return (*text.splitlines(keepends=True), *([] if code is None else [status(code)]), close)
+
+
+async def take(steps: Action, here: Any) -> None:
+    for step in steps:
+        if isinstance(step, bytes):
+            here.channel.write(step)
+            await here.drain(None)
+        elif isinstance(step, (int, float)):
+            await asyncio.sleep(step)
+        else:
+            result = step(here)
+            if inspect.isawaitable(result):
+                await result
+
+
+def status(code: int) -> Step:
+    """The exit status alone; asyncssh's own exit() closes the channel as well."""
+    return lambda here: here.channel._send_request(b"exit-status", UInt32(code))
+
+
+def exit_signal(here: Any) -> None:
+    here.channel.exit_with_signal("KILL")  # and the close
+
+
+def close(here: Any) -> None:
+    here.channel.close()
+
+
+def end_of_file(here: Any) -> None:
+    here.channel.write_eof()
+
+
+def errors(text: bytes) -> Step:
+    return lambda here: here.channel.write_stderr(text)
+
+
+def dribble(text: bytes = b"\n", seconds: float = 0.05) -> Step:
+    """The text again and again, for ever."""
+
+    async def step(here: Any) -> None:
+        while True:  # until the channel is closed, which raises OSError
+            await take([text, seconds], here)
+
+    return step
+
+
+async def wait_for_end_of_file(here: Any) -> None:
+    """Wait until the client ends its side, as a shell does whose first line was the command."""
+    await here.ended.wait()
+
+
+async def wait_until_received(here: Any) -> None:
+    """Wait until the client has read all that was sent; it replies in order.
+
+    asyncssh has no public request with a reply that the client need not know.
+    """
+    await here.connection._make_global_request(b"are-you-there@example.test")
+
+
+def hold(function: Callable[[], object]) -> Step:
+    """Wait for a call that may block, as that of an event of the test: hold(event.wait)."""
+    return lambda here: asyncio.get_running_loop().run_in_executor(None, function)
+
+
+def hang_up(here: Any) -> None:
+    here.socket.shutdown(socket.SHUT_WR)  # with a FIN, after all that was sent
+
+
+def goodbye(here: Any) -> None:
+    """SSH_MSG_DISCONNECT, and a FIN; asyncssh's own disconnect() closes the channels before it."""
+    here.connection._send_disconnect(asyncssh.DISC_BY_APPLICATION, "Goodbye", "en")
+    hang_up(here)
+
+
+def reset(here: Any) -> None:
+    end_with_reset(here.socket)
+    here.connection.abort()
+
+
+def garbage(here: Any) -> None:
+    here.socket.send(b"\xff" * 4096)  # past asyncssh, which would encrypt it
+
+
+def refuse(here: Any) -> None:
+    here.connection.send_userauth_failure(False)
+
+
+def ask_for_new_password(here: Any) -> None:
+    raise asyncssh.PasswordChangeRequired("Your password has expired. New password: ")
+
+
+# ---- Servers that speak no SSH, or not much ------------------------------------------------------
+
+Raw = Callable[[socket.socket], None]  # runs in a thread of its own
+
+
+def says(text: bytes = b"", end: Raw | None = None) -> Raw:
+    """The text, and then silence until the client hangs up, or an end."""
+
+    def speak(connection: socket.socket) -> None:
+        connection.sendall(text)
+        if end:
+            end(connection)
+        while connection.recv(65536):
+            pass
+
+    return speak
+
+
+def ends(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_WR)
+
+
+def end_with_reset(connection: socket.socket) -> None:
+    """Let the end of a TCP connection be a reset instead of a goodbye."""
+    linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+def resets(connection: socket.socket) -> None:
+    end_with_reset(connection)
+    connection.close()
+
+
+def dribbles(connection: socket.socket) -> None:
+    """A banner that never ends."""
+    while True:  # until the connection is closed, which raises OSError
+        connection.sendall(b".")
+        threading.Event().wait(0.05)
+
+
+@contextlib.contextmanager
+def refusing_address() -> Iterator[str]:
+    """Hold a port at which nobody listens, so that nobody else can either."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
