@@ -734,14 +734,14 @@ def connect(turn: Turn) -> paramiko.Transport:
         raise
 
 
-def learn_host_key(turn: Turn) -> paramiko.PKey | None:
-    """With --accept-new-host-keys, store the key of a server that has none stored, and return it.
+def learn_host_key(turn: Turn, report: Report) -> None:
+    """With --accept-new-host-keys, store and tell the key of a server that has none stored.
 
     Sends no password; raises Trouble.
     """
     server, access = turn.server, turn.access
     if not access.accept_new_host_keys or access.keys_of(server):
-        return None
+        return
     transport = reach(turn, ())
     key = transport.get_remote_server_key()
     hang_up(transport)
@@ -752,7 +752,7 @@ def learn_host_key(turn: Turn) -> paramiko.PKey | None:
         not_sent = "No password was sent."
         raise Trouble(f"Cannot write to {file}: {explain_file(error)} {not_sent}") from None
     access.known_hosts.append(KnownHost(0, [name], key))
-    return key
+    report.say(f"Server {server}: new host key stored: {describe(key)}")
 
 
 # ---- One login -----------------------------------------------------------------------------------
@@ -838,24 +838,20 @@ def try_login(
 def ask(turn: Turn, command: str) -> Answer:
     """Log in, send the command, once, and return the answer; raises Trouble if it was not sent."""
     with log_in(turn) as transport:
-        channel = open_session(transport, turn.clock)
+        # With a window as large as this, recv() never has to send, and so never blocks.
+        open_session = functools.partial(transport.open_session, window_size=16 * MAX_ANSWER_BYTES)
+        try:
+            channel = turn.clock.call("opening a session", open_session)
+        except paramiko.ChannelException as error:
+            reason = f"The server refused to open a session (code {error.code})."
+            raise Trouble(f"{reason} Too many sessions may be open.") from None
+        except (OSError, EOFError, paramiko.SSHException):
+            raise Trouble("The connection broke off while opening a session.") from None
         channel.set_combine_stderr(True)
         turn.clock.refuse_if_over("opening a session")
         # In a thread of its own, because the answer can come before the reply to this request.
         sending = start(lambda: channel.exec_command(command))
         return hear(channel, sending, turn.clock)
-
-
-def open_session(transport: paramiko.Transport, clock: Clock) -> paramiko.Channel:
-    """Return a channel for one command; raises Trouble."""
-    window = 16 * MAX_ANSWER_BYTES  # so large that recv() never has to send, and so never blocks
-    try:
-        return clock.call("opening a session", lambda: transport.open_session(window_size=window))
-    except paramiko.ChannelException as error:
-        hint = "Too many sessions may be open."
-        raise Trouble(f"The server refused to open a session (code {error.code}). {hint}") from None
-    except (OSError, EOFError, paramiko.SSHException):
-        raise Trouble("The connection broke off while opening a session.") from None
 
 
 def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answer:
@@ -982,11 +978,6 @@ class Report:
             reason = f"Cannot write to {self.log_file}: {explain_file(error)}"
             self.complain(f"{reason} Not logged:\n{lines.rstrip()}")
 
-    def note(self, message: str) -> None:
-        """Log and print what the run does."""
-        self.log(message)
-        self.say(message)
-
     def fail(self, message: str) -> None:
         """Log and print why the run did not do all of its work."""
         self.log(message)
@@ -1026,19 +1017,13 @@ def take_turns(
 def send(turn: Turn, command: str, judge: Callable[[Answer], Verdict], report: Report) -> Verdict:
     """Send one command to one server, once, and return what became of it."""
     try:
-        tell_new_host_key(turn, report)
+        learn_host_key(turn, report)
         return judge(ask(turn, command))
     except Trouble as trouble:  # nothing was sent
         return Verdict(False, str(trouble), advice=trouble.advice)
     except Exception as error:  # one server's trouble of any kind must not stop the others
         may_be_sent = command == RESTART_COMMAND  # nobody foresaw this, so nobody knows
         return Verdict(False, f"{type(error).__name__}: {show(str(error))}.", may_be_sent)
-
-
-def tell_new_host_key(turn: Turn, report: Report) -> None:
-    key = learn_host_key(turn)
-    if key:
-        report.say(f"Server {turn.server}: new host key stored: {describe(key)}")
 
 
 def tell(turn: Turn, verdict: Verdict, done: str, verbose: bool, report: Report) -> None:
@@ -1093,6 +1078,11 @@ MAX_COUNTER_AGE = {WEB: MAX_WEB_BRIDGE_AGE, CALL: MAX_CALL_BRIDGE_AGE}
 COUNTER_EXAMPLE = {
     WEB: '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
     CALL: 'host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}',
+}
+COUNTER_HINT = {
+    WEB: " Check that this server runs a Web Bridge 2.",
+    CALL: " CMS 2.8 and newer log it. If other servers run the Call Bridges, list all of those in "
+    "CALLBRIDGES.",
 }
 TIMED_LINE = re.compile(
     rb"(?:<\d{1,3}> ?)?(?P<time>(?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
@@ -1225,26 +1215,16 @@ def find_problem(reading: Reading, wanted: Collection[str], now: datetime.dateti
     for bridge in sorted(wanted, reverse=True):  # the Web Bridge first
         counter = reading.counters.get(bridge)
         if counter is None:
+            hint = "" if CALLBRIDGES and bridge == CALL else COUNTER_HINT[bridge]
             return (
                 f"No {bridge} counter in {reading.searched}. Such a line has: "
-                f"{COUNTER_EXAMPLE[bridge]} {advise_missing(bridge)}"
+                f"{COUNTER_EXAMPLE[bridge]}{hint}"
             )
         if abs(counter.age) > MAX_COUNTER_AGE[bridge]:
             when = "before" if counter.age > datetime.timedelta(0) else "after"
             age = f"{format_span(counter.age)} {when} the log's end"
             return f"The newest {bridge} counter is too old: it was logged {age}."
     return ""
-
-
-def advise_missing(bridge: str) -> str:
-    if bridge == WEB:
-        return "Check that this server runs a Web Bridge 2."
-    if CALLBRIDGES:
-        return "CMS 2.8 and newer log it."
-    return (
-        "CMS 2.8 and newer log it. If other servers run the Call Bridges, list all of those in "
-        "CALLBRIDGES."
-    )
 
 
 # ---- Reading the logs ----------------------------------------------------------------------------
@@ -1261,29 +1241,19 @@ def open_log(transport: paramiko.Transport) -> paramiko.SFTPFile:
 
 def read_end(file: paramiko.SFTPFile, limit: int) -> LogEnd:
     """Return at most so many bytes from the end of the log; raises Trouble, or as SFTP does."""
-    size = file.stat().st_size
-    if not size:  # empty, or a virtual file that does not tell its size
-        return read_to_end(file, limit)
+    size = file.stat().st_size or 0  # 0 is no empty log: a virtual file does not tell its size
     start = max(0, size - limit)
     file.seek(start)
     file.prefetch(size, max_concurrent_requests=32)  # of 32 KiB; some servers take no more at once
-    text = file.read(size - start)
-    if len(text) < size - start:
-        raise Trouble("The log became shorter while it was read. Try again.")
-    return LogEnd(text, start > 0)
-
-
-def read_to_end(file: paramiko.SFTPFile, limit: int) -> LogEnd:
-    """Return at most so many bytes from the end of a file of unknown size."""
-    file.seek(0)
-    text, is_cut = b"", False
+    text, length = b"", 0
     while True:
         piece = file.read(MIB)
         if not piece:
-            return LogEnd(text, is_cut)
-        text += piece
-        is_cut = is_cut or len(text) > limit
-        text = text[-limit:]
+            break
+        text, length = (text + piece)[-limit:], length + len(piece)
+    if start + length < size:
+        raise Trouble("The log became shorter while it was read. Try again.")
+    return LogEnd(text, start > 0 or length > limit)
 
 
 def read_log(turn: Turn, wanted: Collection[str]) -> Reading:
@@ -1338,7 +1308,7 @@ class Figures(NamedTuple):
 def read_row(turn: Turn, wanted: Collection[str], report: Report) -> Row:
     """Return what the log of one server says."""
     try:
-        tell_new_host_key(turn, report)
+        learn_host_key(turn, report)
         reading = read_log(turn, wanted)
         return Row(turn.server, reading, find_problem(reading, wanted, utc_now()))
     except Trouble as trouble:
@@ -1425,12 +1395,6 @@ def decide(figures: Figures, if_leaked: int | None, max_active: int | None) -> t
     return not is_busy and not is_clean, f"{active}; {leaked}."
 
 
-def show_sessions(plan: Plan, stop: Stop, report: Report) -> bool:
-    """Print what was asked for; return whether it could be counted."""
-    rows = read_rows(plan, stop, report)
-    return tell_count(rows, True, report) is not None
-
-
 def rehearse(plan: Plan, stop: Stop, report: Report) -> bool:
     """Do all that a run with conditions does except restart, and say what it would do."""
     if not check_all(plan, stop, report):
@@ -1458,12 +1422,14 @@ def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
         return False
     is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
     if is_yes:
-        report.note(f"Restarting: {words}")
+        report.log(f"Restarting: {words}")
+        report.say(f"Restarting: {words}")
         return restart_all(plan, stop, report)
     if full:
         report.fail(f"Not restarted: {words} {full}")
         return False
-    report.note(f"Not restarted: {words}")
+    report.log(f"Not restarted: {words}")
+    report.say(f"Not restarted: {words}")
     return True
 
 
@@ -1588,7 +1554,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
 def carry_out(plan: Plan, stop: Stop, report: Report) -> bool:
     """Do what the options ask for; return whether all went well."""
     if plan.options.sessions:
-        return show_sessions(plan, stop, report)
+        return tell_count(read_rows(plan, stop, report), True, report) is not None
     if plan.options.check and plan.options.has_conditions:
         return rehearse(plan, stop, report)
     if plan.options.check:
