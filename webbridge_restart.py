@@ -16,6 +16,8 @@ with the Python of its virtual environment (on Windows: .venv\Scripts\python):
   .venv/bin/python webbridge_restart.py             restart every Web Bridge
   .venv/bin/python webbridge_restart.py 2           restart only server 2
   .venv/bin/python webbridge_restart.py --sessions  count the leaked sessions
+  .venv/bin/python webbridge_restart.py --if-leaked 20 --max-active 0
+                         restart only if it is needed and nobody is in a meeting
 
 Exit status:
   0    every server was restarted (or is ready, or was counted), or the
@@ -111,6 +113,8 @@ SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start it in other f
 RESTART_COMMAND = "webbridge restart"
 CHECK_COMMAND = "webbridge"  # prints the settings and changes nothing
 STORE_KEY_OPTIONS = "--check --accept-new-host-keys"
+# RSA keys have one name in a known-hosts file, but sign under three.
+KNOWN_NAMES = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}
 T = TypeVar("T")
 
 
@@ -120,7 +124,7 @@ class Trouble(Exception):
     advice = ""  # what to do, where the sentences must stay as they are
 
 
-# ---- Text and files ------------------------------------------------------------------------------
+# ---- Text, files, and what a run tells -----------------------------------------------------------
 
 
 def escape(text: str) -> str:
@@ -172,6 +176,60 @@ def append(path: Path, lines: str) -> None:
             data = data[file.write(data) :]
 
 
+class Report:
+    """What a run prints and logs: results on stdout, failures on stderr."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.log_file: Path | None = None  # nothing is logged before it is set
+        self.has_lost_lines = False
+        self.waiting = ""  # the line that the next one takes the place of
+
+    def say(self, text: str, even_if_quiet: bool = False) -> None:
+        if even_if_quiet or not self.quiet:
+            self.show_waiting("")
+            self.write("stdout", f"{text}\n")
+
+    def complain(self, text: str) -> None:
+        self.show_waiting("")
+        self.write("stderr", f"{text}\n")
+
+    def show_waiting(self, text: str) -> None:
+        """On a terminal, show what is waited for. The next line takes the place of this."""
+        if not self.quiet and sys.stdout and sys.stdout.isatty() and text != self.waiting:
+            self.waiting = text
+            self.write("stdout", f"\r{text[:78]:78}\r")
+
+    def write(self, stream: str, text: str) -> None:
+        """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
+        try:
+            encoding = getattr(sys, stream).encoding or "ascii"
+            getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
+            getattr(sys, stream).flush()
+        except (AttributeError, OSError, ValueError):
+            # Otherwise Python tries again at its exit, and exits with 120.
+            setattr(sys, stream, None)
+
+    def log(self, *messages: str) -> None:
+        """Append the messages to the log; tells what could not be written, and goes on."""
+        if self.log_file is None:
+            return
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
+        # Escaped, so that one message is one line: nothing can forge another.
+        lines = "".join(f"{now} {escape(message)}{os.linesep}" for message in messages)
+        try:
+            append(self.log_file, lines)
+        except OSError as error:
+            self.has_lost_lines = True
+            reason = f"Cannot write to {self.log_file}: {explain_file(error)}"
+            self.complain(f"{reason} Not logged:\n{lines.rstrip()}")
+
+    def fail(self, message: str) -> None:
+        """Log and print why the run did not do all of its work."""
+        self.log(message)
+        self.complain(message)
+
+
 # ---- Inventory -----------------------------------------------------------------------------------
 
 LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
@@ -184,8 +242,8 @@ ADDRESS = re.compile(
 class Server:
     """One line of the inventory."""
 
-    number: int
-    address: str  # as the inventory has it
+    number: int = field(compare=False)
+    address: str = field(compare=False)  # as the inventory has it
     host: str
     port: int
 
@@ -242,9 +300,8 @@ def refuse_repeated_numbers() -> None:
     """Raises Trouble if an inventory uses a number twice: Python would drop the first entry."""
     for statement in ast.parse(SCRIPT.read_bytes()).body:
         entries = getattr(statement, "value", None)
-        if not isinstance(entries, ast.Dict):
-            continue
-        numbers = [ast.unparse(key) for key in entries.keys if key]
+        keys = entries.keys if isinstance(entries, ast.Dict) else []
+        numbers = [ast.unparse(key) for key in keys if key]
         for number in numbers:
             if numbers.count(number) > 1:
                 name = ast.unparse(statement).split()[0].rstrip(":")
@@ -357,7 +414,9 @@ def parse_known_host(number: int, line: str) -> KnownHost:
     fields = line.split()
     if fields[0] == "@cert-authority":
         return KnownHost(number, fields[1].split(","), None)
-    if len(fields) < 3 or fields[0].startswith("@"):  # a revoked key must not be passed over
+    if fields[0] == "@revoked":  # must not be passed over: another line may have the key
+        raise Trouble("revokes a key, which this script cannot check. Delete all lines of that key")
+    if len(fields) < 3 or fields[0].startswith("@"):
         raise ValueError(line)
     entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields[:3]))
     if entry and entry.key.get_base64() != fields[2]:  # cut short
@@ -376,6 +435,8 @@ def read_known_hosts(path: Path) -> list[KnownHost]:
             continue
         try:
             known.append(parse_known_host(number, line))
+        except Trouble as trouble:
+            raise Trouble(f"{path}, line {number}, {trouble}.") from None
         except Exception:  # paramiko raises eight types of error for a damaged line
             raise Trouble(
                 f"{path}, line {number}, is not a usable host key. Delete the line, then store "
@@ -386,8 +447,9 @@ def read_known_hosts(path: Path) -> list[KnownHost]:
 
 # ---- Judging an answer ---------------------------------------------------------------------------
 
-# From here to "Counters in a log" stands what to verify before trusting the script: when a restart
-# counts, what always ends, whom the script talks to, where the password goes, and what is sent.
+# From here to "Counters in a log" stands what to verify before trusting the script. When is it
+# "restarted successfully"? judge_restart. What ends each step? Clock and find_end. Who gets the
+# password? log_in, after verify_host_key. What is sent, and once? ask. What is logged? restart_all.
 
 
 class Answer(NamedTuple):
@@ -415,7 +477,9 @@ class Verdict(NamedTuple):
 DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
 # Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure. The
 # first SUCCESS lines of a restart are only about certificates, so a reply that stops after them has
-# restarted nothing. Prose is neither success nor failure.
+# restarted nothing. Prose is neither success nor failure. An exit status of 0 says that the whole
+# command ran and did not fail: then any line of success will do, or no text at all, for a command
+# of the MMP that works can print nothing.
 SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
 SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
 RESTARTED_LINE = re.compile(SUCCESS + rb"[^\n]*(?i:web ?bridge)", re.MULTILINE)
@@ -476,7 +540,7 @@ def judge_check(answer: Answer) -> Verdict:
     return Verdict(False, f"The server does not say that its Web Bridge is enabled, but: {said}")
 
 
-# ---- The clock: everything ends ------------------------------------------------------------------
+# ---- The clock: no server holds the run ----------------------------------------------------------
 
 
 class Stop:
@@ -497,7 +561,8 @@ class Stop:
         if self.signal is None:
             self.signal, self.came_at = signal.Signals(number), time.monotonic()
         elif time.monotonic() > self.came_at + 1:  # some senders send each signal twice at once
-            signal.signal(number, signal.SIG_DFL)  # a pipe that nobody reads may hold the run
+            # A full pipe that nobody reads, or a blocked disk, may hold the run: end it at once.
+            signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
 
@@ -545,9 +610,11 @@ class Clock(NamedTuple):
         self.refuse_if_over(doing)
         future = start(function)
         while not concurrent.futures.wait([future], TICK).done:
-            if discard and self.cut_off(doing):
+            sentence = self.cut_off(doing)
+            if sentence and discard:
                 future.add_done_callback(lambda late: late.exception() or discard(late.result()))
-            self.refuse_if_over(doing)
+            if sentence:
+                raise Trouble(sentence)
         return future.result()
 
 
@@ -571,6 +638,7 @@ class Turn(NamedTuple):
     server: Server
     access: Access
     clock: Clock
+    report: Report
 
 
 # ---- One connection, to a server whose host key is known -----------------------------------------
@@ -605,44 +673,39 @@ def dial(server: Server, seconds: float) -> socket.socket:
     raise trouble
 
 
-def offer_key_types(transport: paramiko.Transport, types: Collection[str]) -> None:
-    """Ask only for host keys of these types: a key of another type proves nothing."""
-    names = set(types)
-    if "ssh-rsa" in names:  # RSA keys have one name in a known-hosts file, but sign under three
-        names |= {"rsa-sha2-512", "rsa-sha2-256"}
-    security = transport.get_security_options()
-    security.key_types = [name for name in security.key_types if name in names]
-
-
-def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -> None:
-    """Exchange keys; raises Trouble, or Transient if another try may succeed."""
+def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -> paramiko.PKey:
+    """Return the server's host key; raises Trouble, or Transient if another try may succeed."""
     place = f"{server.host} port {server.port}"
     try:
         transport.start_client(timeout=seconds)
-        transport.get_remote_server_key()  # raises SSHException if the time ran out
+        return transport.get_remote_server_key()  # raises SSHException if the time ran out
     except paramiko.ssh_exception.IncompatiblePeer as error:
-        raise NothingInCommon(explain_incompatible(transport, show(str(error)))) from None
+        if re.match(r"SSH-1\.(?!99)", transport.remote_version):
+            words = "The server speaks only SSH 1. It is no MMP of CMS 2.x."
+            raise NothingInCommon(words) from None
+        version, said = paramiko.__version__, show(str(error))
+        words = f"The server and paramiko {version} have no algorithm in common: {said}."
+        # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
+        if not version.startswith("4.") and not transport.host_key_type:
+            install = f'"{sys.executable}" -m pip install "paramiko<5"'
+            words += f" If the server offers nothing newer than SHA-1, run: {install}"
+        raise NothingInCommon(words) from None
     except (OSError, EOFError, paramiko.SSHException) as error:
         reason = f"No usable SSH answer from {place}: {show(str(error))}."
         if transport.is_active():
-            reason = f"Timed out after {seconds:.0f} s in the SSH handshake with {place}."
+            reason = f"Timed out after {seconds:.1f} s in the SSH handshake with {place}."
         raise Transient(f"{reason} Is it an MMP? Is the server overloaded?") from None
 
 
-def explain_incompatible(transport: paramiko.Transport, said: str) -> str:
-    if re.match(r"SSH-1\.(?!99)", transport.remote_version):
-        return "The server speaks only SSH 1. It is no MMP of CMS 2.x."
-    version = paramiko.__version__
-    words = f"The server and paramiko {version} have no algorithm in common: {said}."
-    # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
-    if version.startswith("4.") or transport.host_key_type:
-        return words
-    install = f'"{sys.executable}" -m pip install "paramiko<5"'
-    return f"{words} If the server offers nothing newer than SHA-1, run: {install}"
+class Connection(NamedTuple):
+    """A connection whose keys are exchanged, but not yet verified."""
+
+    transport: paramiko.Transport
+    host_key: paramiko.PKey
 
 
-def reach_once(turn: Turn, key_types: Collection[str], seconds: float) -> paramiko.Transport:
-    """Return a connection whose keys are exchanged; raises Trouble."""
+def connect_once(turn: Turn, key_types: Collection[str], seconds: float) -> Connection:
+    """Return a connection; raises Trouble."""
     server, clock = turn.server, turn.clock
     ends_at = time.monotonic() + seconds
     connection = clock.call("connecting", lambda: dial(server, seconds), socket.socket.close)
@@ -651,28 +714,35 @@ def reach_once(turn: Turn, key_types: Collection[str], seconds: float) -> parami
         # paramiko's own limits must not end anything before the clock does.
         transport.banner_timeout = transport.handshake_timeout = clock.seconds + 1
         transport.auth_timeout = transport.channel_timeout = clock.seconds + 1
-        if key_types:
-            offer_key_types(transport, key_types)
+        if key_types:  # a key of another type would prove nothing
+            security = transport.get_security_options()
+            names = [n for n in security.key_types if KNOWN_NAMES.get(n, n) in key_types]
+            security.key_types = names
         left = max(TICK, ends_at - time.monotonic())
-        clock.call("connecting", lambda: shake_hands(transport, server, left))
-        return transport
+        host_key = clock.call("connecting", lambda: shake_hands(transport, server, left))
+        return Connection(transport, host_key)
     except Exception:
         hang_up(transport)
         raise
 
 
-def reach(turn: Turn, key_types: Collection[str]) -> paramiko.Transport:
-    """Return a connection whose keys are exchanged; tries again while there is time for a try."""
+def connect(turn: Turn) -> Connection:
+    """Return a connection; tries again while there is time for a try. Raises Trouble."""
+    key_types = {key.get_name() for key in turn.access.keys_of(turn.server)}
     seconds = turn.clock.seconds * TRY_SHARE
     tries = 1
     while True:
         try:
-            return reach_once(turn, key_types, seconds)
+            return connect_once(turn, key_types, seconds)
+        except NothingInCommon:
+            if not key_types:
+                raise
+            key_types = set()  # to see which key the server has instead
         except Transient:
             if tries == CONNECT_TRIES or turn.clock.left() < SECONDS_BETWEEN_TRIES + seconds:
                 raise
-        turn.clock.sleep(SECONDS_BETWEEN_TRIES)
-        tries += 1
+            turn.clock.sleep(SECONDS_BETWEEN_TRIES)
+            tries += 1
 
 
 def hang_up(transport: paramiko.Transport) -> None:
@@ -717,24 +787,7 @@ def verify_host_key(key: paramiko.PKey, server: Server, access: Access) -> None:
     )
 
 
-def connect(turn: Turn) -> paramiko.Transport:
-    """Return a connection to a server that has shown a known host key; raises Trouble."""
-    key_types = {key.get_name() for key in turn.access.keys_of(turn.server)}
-    try:
-        transport = reach(turn, key_types)
-    except NothingInCommon:
-        if not key_types:
-            raise
-        transport = reach(turn, ())  # to see which key the server has instead
-    try:
-        verify_host_key(transport.get_remote_server_key(), turn.server, turn.access)
-        return transport
-    except Exception:
-        hang_up(transport)
-        raise
-
-
-def learn_host_key(turn: Turn, report: Report) -> None:
+def learn_host_key(turn: Turn) -> None:
     """With --accept-new-host-keys, store and tell the key of a server that has none stored.
 
     Sends no password; raises Trouble.
@@ -742,8 +795,7 @@ def learn_host_key(turn: Turn, report: Report) -> None:
     server, access = turn.server, turn.access
     if not access.accept_new_host_keys or access.keys_of(server):
         return
-    transport = reach(turn, ())
-    key = transport.get_remote_server_key()
+    transport, key = connect(turn)
     hang_up(transport)
     file, name = access.known_hosts_file, server.known_as
     try:
@@ -752,40 +804,32 @@ def learn_host_key(turn: Turn, report: Report) -> None:
         not_sent = "No password was sent."
         raise Trouble(f"Cannot write to {file}: {explain_file(error)} {not_sent}") from None
     access.known_hosts.append(KnownHost(0, [name], key))
-    report.say(f"Server {server}: new host key stored: {describe(key)}")
+    turn.report.say(f"Server {server}: new host key stored: {describe(key)}")
 
 
 # ---- One login -----------------------------------------------------------------------------------
-
-
-class WantsAnswer(Trouble):
-    """The server accepts no password as such, but may ask a question for it."""
 
 
 @contextlib.contextmanager
 def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
     """Yield a connection that is logged in, and hang up at its end; raises Trouble.
 
-    Only this uses the password. It goes out once, after connect() has verified the host key.
+    Each connection carries the password once, after its host key was verified. There is a second
+    one only if the server accepts no passwords as such, so that it should not have counted this
+    one, but may ask a question for it. It is a new one, because many servers hang up at a second
+    request to log in.
     """
-    name, password = MMP_USERNAME, turn.access.password
-    transport = connect(turn)
-    try:
+    learn_host_key(turn)
+    for as_answer in (False, True):
+        transport, host_key = connect(turn)
         try:
-            # paramiko's fallback would send the password again, as the answer to any question.
-            login = functools.partial(transport.auth_password, name, password, fallback=False)
-            try_login(turn, transport, login, "once")
-        except WantsAnswer:
-            # The server says that it accepts no passwords, so it should not have counted this one.
-            # It may ask a question instead: on a new connection, because many servers hang up at a
-            # second request to log in.
+            verify_host_key(host_key, turn.server, turn.access)
+            if send_password(turn, transport, as_answer):
+                yield transport
+                return
+        finally:
             hang_up(transport)
-            transport = connect(turn)
-            login = functools.partial(transport.auth_interactive, name, answer_once(password))
-            try_login(turn, transport, login, "twice, the second time as an answer,")
-        yield transport
-    finally:
-        hang_up(transport)
+    raise Trouble("The server does not accept this answer.")
 
 
 def answer_once(password: str) -> Callable[[str, str, list[tuple[str, bool]]], list[str]]:
@@ -801,35 +845,44 @@ def answer_once(password: str) -> Callable[[str, str, list[tuple[str, bool]]], l
     return answer
 
 
-def try_login(
-    turn: Turn, transport: paramiko.Transport, login: Callable[[], list[str]], sent: str
-) -> None:
-    """Log in, once; raises WantsAnswer, or Trouble."""
-    by_hand = f"ssh -p {turn.server.port} {MMP_USERNAME}@{turn.server.host}"
+def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) -> bool:
+    """Log in, and return True, or False if the server wants an answer instead; raises Trouble.
+
+    Only this uses the password.
+    """
     if not transport.is_active():
         raise Trouble("The connection broke off before the login.")
+    name, password = MMP_USERNAME, turn.access.password
+    # paramiko's fallback would send the password again, as the answer to any question.
+    login = functools.partial(transport.auth_password, name, password, fallback=False)
+    sent = "once"
+    if as_answer:
+        login = functools.partial(transport.auth_interactive, name, answer_once(password))
+        sent = "twice, the second time as an answer,"
+    by_hand = f"ssh -p {turn.server.port} {name}@{turn.server.host}"
     try:
-        wanted = turn.clock.call("logging in", login)
+        still_wanted = turn.clock.call("logging in", login)
     except paramiko.AuthenticationException as error:
-        accepted: list[str] = getattr(error, "allowed_types", [])  # of BadAuthenticationType
-        if "keyboard-interactive" in accepted:
-            raise WantsAnswer("The server does not accept this answer.") from None
-        if accepted:
-            only = show(", ".join(accepted))
-            hint = "Use an account that has one."
+        methods: list[str] = getattr(error, "allowed_types", [])  # of BadAuthenticationType
+        if "keyboard-interactive" in methods:
+            return False
+        if methods:
+            only = show(", ".join(methods))
+            hint = "Use an account that logs in with a password."
             raise Trouble(f"The server accepts no password, only {only}. {hint}") from None
         raise Trouble(
             f"Login refused. The password was sent {sent} and is not sent again. Check it "
-            f"({turn.access.password_source}), then try once by hand: {by_hand} Other causes: a "
+            f"({turn.access.password_source}), then try once by hand ({by_hand}). Other causes: a "
             "locked account, an MMP 'user host' or 'user duty' rule, or the server hung up."
         ) from None
     except (OSError, EOFError, paramiko.SSHException):
-        wanted = ["an answer that is neither yes nor no"]
-    if wanted:
+        still_wanted = ["something, for this was neither yes nor no"]
+    if still_wanted:
         raise Trouble(
             "The server did not let this script in with the password alone. The password may have "
             f"expired, or the server asks for more. Log in once by hand: {by_hand}"
         )
+    return True
 
 
 # ---- One command ---------------------------------------------------------------------------------
@@ -863,27 +916,30 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
     we_ended = False
     cut: str | None = None
     while cut is None:
-        piece = read_piece(channel)
+        # Looked at before what came is read: a FAILURE of the last moment counts.
+        over = clock.cut_off("waiting for the answer")
+        try:
+            piece: bytes | None = channel.recv(MAX_ANSWER_BYTES)
+        except socket.timeout:
+            piece = None
         now = time.monotonic()
         if piece:
-            text += piece
+            text += piece.replace(b"\r", b"\n")
             heard_at = now
         elif piece == b"":
             output_ended_at = min(output_ended_at, now)
             channel.status_event.wait(TICK)
         if channel.exit_status != -1:
             status_at = min(status_at, now)
-        cut = find_end(channel, piece, now - status_at, now - output_ended_at, we_ended)
+        cut = find_end(channel, now - status_at, now - output_ended_at, we_ended)
         if cut is None and len(text) > MAX_ANSWER_BYTES:
-            cut = "The answer does not end."
+            cut = "The answer is longer than any command's, so the rest was not heard."
         if cut is None:
-            cut = clock.cut_off("waiting for the answer") or None
+            cut = over or None
         is_quiet = piece is None and now - heard_at > SECONDS_OF_SILENCE
         if is_quiet and not we_ended and WHOLE_REPLY_LINE.search(text):
             we_ended = True  # some servers wait for our end of file before they end their answer
             start(channel.shutdown_write)
-    if cut and channel.recv_ready():  # a FAILURE may have come at the last moment
-        text += read_piece(channel) or b""
     if not cut:
         concurrent.futures.wait([sending], HANG_UP_SECONDS)
     accepted = sending.done() and not sending.exception()
@@ -891,97 +947,24 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
     return Answer(bytes(text), status, accepted, cut)
 
 
-def read_piece(channel: paramiko.Channel) -> bytes | None:
-    """Return what has come, b"" if no more can come, or None if nothing came for a while."""
-    try:
-        return channel.recv(MAX_ANSWER_BYTES).replace(b"\r", b"\n")
-    except socket.timeout:
-        return None
-
-
 def find_end(
-    channel: paramiko.Channel,
-    piece: bytes | None,
-    since_status: float,
-    since_output_end: float,
-    we_ended: bool,
+    channel: paramiko.Channel, since_status: float, since_output_end: float, we_ended: bool
 ) -> str | None:
     """Return "" at the answer's end, why the end will never come, or None to hear on.
 
     The end is an exit status, and then the server's end of file or some seconds more; or its end of
     file, and then an exit status, its close, or some seconds more; or its close of the channel.
     """
-    is_drained = piece == b""
-    if is_drained and channel.eof_received and since_status >= 0:
+    output_ended = since_output_end >= 0
+    if output_ended and channel.eof_received and since_status >= 0:
         return ""
-    if is_drained and channel.closed:
+    if output_ended and channel.closed:
         # paramiko answers a close with its own end of file; a lost connection gets none. If we have
         # sent ours, only a connection that lives on tells.
         is_close = is_alive(channel.get_transport()) if we_ended else channel.eof_sent
-        return "" if is_close else "The connection broke off in the answer."
+        return "" if is_close else "The connection broke off before the end of the answer."
     is_late = since_status > LATE_OUTPUT_SECONDS or since_output_end > LATE_STATUS_SECONDS
     return "" if is_late and not channel.recv_ready() else None
-
-
-# ---- Telling: the terminal and the log -----------------------------------------------------------
-
-
-class Report:
-    """What a run prints and logs: results on stdout, failures on stderr."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.log_file: Path | None = None  # nothing is logged before it is set
-        self.has_lost_lines = False
-        self.waiting = ""  # the line that the next one takes the place of
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            self.show(text)
-
-    def show(self, text: str) -> None:
-        """Print what was asked for, also with --quiet."""
-        self.show_waiting("")
-        self.write("stdout", f"{text}\n")
-
-    def complain(self, text: str) -> None:
-        self.show_waiting("")
-        self.write("stderr", f"{text}\n")
-
-    def show_waiting(self, text: str) -> None:
-        """On a terminal, show what is waited for. The next line takes the place of this."""
-        if not self.quiet and sys.stdout and sys.stdout.isatty() and text != self.waiting:
-            self.waiting = text
-            self.write("stdout", f"\r{text[:78]:78}\r")
-
-    def write(self, stream: str, text: str) -> None:
-        """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
-        try:
-            encoding = getattr(sys, stream).encoding or "ascii"
-            getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
-            getattr(sys, stream).flush()
-        except (AttributeError, OSError, ValueError):
-            # Otherwise Python tries again at its exit, and exits with 120.
-            setattr(sys, stream, None)
-
-    def log(self, *messages: str) -> None:
-        """Append the messages to the log; tells what could not be written, and goes on."""
-        if self.log_file is None:
-            return
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
-        # Escaped, so that one message is one line: nothing can forge another.
-        lines = "".join(f"{now} {escape(message)}{os.linesep}" for message in messages)
-        try:
-            append(self.log_file, lines)
-        except OSError as error:
-            self.has_lost_lines = True
-            reason = f"Cannot write to {self.log_file}: {explain_file(error)}"
-            self.complain(f"{reason} Not logged:\n{lines.rstrip()}")
-
-    def fail(self, message: str) -> None:
-        """Log and print why the run did not do all of its work."""
-        self.log(message)
-        self.complain(message)
 
 
 # ---- One server after another --------------------------------------------------------------------
@@ -1005,7 +988,8 @@ def take_turns(
     while waiting and not stop.signal:
         server = waiting.pop(0)
         report.show_waiting(f"Waiting for server {server} ...")
-        yield Turn(server, plan.access, Clock(stop, plan.options.timeout, time.monotonic()))
+        clock = Clock(stop, plan.options.timeout, time.monotonic())
+        yield Turn(server, plan.access, clock, report)
         if waiting and pause:
             report.show_waiting(f"Pausing {pause:g} s before server {waiting[0]} ...")
             Clock(stop, pause, time.monotonic()).sleep(pause)
@@ -1014,10 +998,9 @@ def take_turns(
         report.fail(f"Ended by {stop.signal.name}. Not attempted: {names}")
 
 
-def send(turn: Turn, command: str, judge: Callable[[Answer], Verdict], report: Report) -> Verdict:
+def send(turn: Turn, command: str, judge: Callable[[Answer], Verdict]) -> Verdict:
     """Send one command to one server, once, and return what became of it."""
     try:
-        learn_host_key(turn, report)
         return judge(ask(turn, command))
     except Trouble as trouble:  # nothing was sent
         return Verdict(False, str(trouble), advice=trouble.advice)
@@ -1026,23 +1009,23 @@ def send(turn: Turn, command: str, judge: Callable[[Answer], Verdict], report: R
         return Verdict(False, f"{type(error).__name__}: {show(str(error))}.", may_be_sent)
 
 
-def tell(turn: Turn, verdict: Verdict, done: str, verbose: bool, report: Report) -> None:
+def tell(turn: Turn, verdict: Verdict, done: str, verbose: bool) -> None:
     """Print what became of one server."""
     took = f"{time.monotonic() - turn.clock.began:.1f} s"
     if not verdict.is_success:
         reason = f"{verdict.explain()}{verdict.advice}"
-        report.complain(f"Server {turn.server} FAILED after {took}: {reason}")
+        turn.report.complain(f"Server {turn.server} FAILED after {took}: {reason}")
         return
-    report.say(f"Server {turn.server} {done} in {took}")
+    turn.report.say(f"Server {turn.server} {done} in {took}")
     if verbose:
-        report.say(f"  answered: {verdict.reason}")
+        turn.report.say(f"  answered: {verdict.reason}")
 
 
 def restart_all(plan: Plan, stop: Stop, report: Report) -> bool:
     """Restart the servers, log and print each result; return whether all were restarted."""
     restarted = 0
     for turn in take_turns(plan.servers, plan, stop, report, plan.options.pause):
-        verdict = send(turn, RESTART_COMMAND, judge_restart, report)
+        verdict = send(turn, RESTART_COMMAND, judge_restart)
         address = turn.server.address
         if verdict.is_success:
             restarted += 1
@@ -1050,7 +1033,7 @@ def restart_all(plan: Plan, stop: Stop, report: Report) -> bool:
         else:  # these, too, are the words of Cisco's script
             begin = f"Failed to restart webbridge on server {address}. Error:"
             report.log(begin, verdict.explain())
-        tell(turn, verdict, "restarted", plan.options.verbose, report)
+        tell(turn, verdict, "restarted", plan.options.verbose)
     report.say(f"Restarted {restarted} of {counted(len(plan.servers), 'server')}.")
     return restarted == len(plan.servers)
 
@@ -1059,9 +1042,9 @@ def check_all(plan: Plan, stop: Stop, report: Report) -> bool:
     """Check the servers and print each result; return whether all are ready."""
     ready = 0
     for turn in take_turns(plan.servers, plan, stop, report):
-        verdict = send(turn, CHECK_COMMAND, judge_check, report)
+        verdict = send(turn, CHECK_COMMAND, judge_check)
         ready += verdict.is_success
-        tell(turn, verdict, "OK (Web Bridge enabled)", plan.options.verbose, report)
+        tell(turn, verdict, "OK (Web Bridge enabled)", plan.options.verbose)
     report.say(f"{ready} of {counted(len(plan.servers), 'server')} ready.")
     return ready == len(plan.servers)
 
@@ -1071,9 +1054,7 @@ def check_all(plan: Plan, stop: Stop, report: Report) -> bool:
 # Only --sessions, --if-leaked and --max-active need this part and the next two.
 
 WEB = "Web Bridge"
-CALL = (
-    "Call Bridge"  # it logs CMA: the users of the Cisco Meeting App, those with WebRTC among them
-)
+CALL = "Call Bridge"  # it logs CMA: users of the Cisco Meeting App, those with WebRTC among them
 MAX_COUNTER_AGE = {WEB: MAX_WEB_BRIDGE_AGE, CALL: MAX_CALL_BRIDGE_AGE}
 COUNTER_EXAMPLE = {
     WEB: '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
@@ -1130,9 +1111,11 @@ class Reading(NamedTuple):
     end_shown: str
     counters: dict[str, Counter]
     searched: str  # how much of the log this is
+    problem: str = ""  # why it is of no use
 
 
-NOT_READ = Reading(None, "-", {}, "")
+Readings = dict[Server, Reading]
+NOT_READ = Reading(None, "-", {}, "", "The run ended before its turn.")
 
 
 def utc_now() -> datetime.datetime:
@@ -1153,15 +1136,15 @@ def parse_time(found: re.Match[bytes], near: datetime.datetime) -> datetime.date
     A time without a year is in the year that brings it nearest to the other time. A time without a
     zone is taken for UTC.
     """
-    text, zone = found["time"].decode(), (found["zone"] or b"Z").decode()
-    candidates, layout = [text.replace("T", " ")], "%Y-%m-%d %H:%M:%S%z"
+    text = found["time"].decode().replace("T", " ") + (found["zone"] or b"Z").decode()
+    candidates, layout = [text], "%Y-%m-%d %H:%M:%S%z"
     if text[0].isalpha():
         years = range(near.year - 4, near.year + 5)  # so that one of them has a February 29
         candidates, layout = [f"{year} {text}" for year in years], "%Y %b %d %H:%M:%S%z"
     moments = []
     for candidate in candidates:
         with contextlib.suppress(ValueError):
-            moments.append(datetime.datetime.strptime(candidate + zone, layout))
+            moments.append(datetime.datetime.strptime(candidate, layout))
     return min(moments, key=lambda moment: abs(moment - near), default=None)
 
 
@@ -1232,13 +1215,6 @@ def find_problem(reading: Reading, wanted: Collection[str], now: datetime.dateti
 READING = "reading the server's log"
 
 
-def open_log(transport: paramiko.Transport) -> paramiko.SFTPFile:
-    """Return the MMP's log; raises as SFTP does."""
-    channel = transport.open_session()
-    channel.invoke_subsystem("sftp")
-    return paramiko.SFTPClient(channel).open("log")
-
-
 def read_end(file: paramiko.SFTPFile, limit: int) -> LogEnd:
     """Return at most so many bytes from the end of the log; raises Trouble, or as SFTP does."""
     size = file.stat().st_size or 0  # 0 is no empty log: a virtual file does not tell its size
@@ -1260,11 +1236,12 @@ def read_log(turn: Turn, wanted: Collection[str]) -> Reading:
     """Read no more of the end of the server's log than it takes to find the wanted counters."""
     with log_in(turn) as transport:
         try:
-            file = turn.clock.call(READING, lambda: open_log(transport))
-            reading, limits = NOT_READ, list(LOG_STEPS)
-            while limits and len(reading.counters) < len(wanted):
-                read = functools.partial(read_end, file, limits.pop(0))
+            file = turn.clock.call(READING, lambda: transport.open_sftp_client().open("log"))
+            for limit in LOG_STEPS:
+                read = functools.partial(read_end, file, limit)
                 reading = parse_log(turn.clock.call(READING, read), wanted, utc_now())
+                if len(reading.counters) == len(wanted):
+                    break
             return reading
         except (OSError, EOFError, paramiko.SSHException, paramiko.SFTPError) as error:
             if not is_alive(transport):
@@ -1281,17 +1258,9 @@ Age: how long before the log's end the counter was logged.
 The leaked sessions are right only if nobody uses the CMA desktop or iOS client.
 In a cluster, only the sum of all servers means something."""
 NOT_COUNTED = (
-    "Until all servers can be counted, take the others out of the script's lists, or restart "
-    "servers by their numbers, without conditions."
+    "Until each server can be counted, take those that cannot out of the script's lists, or "
+    "restart servers by their numbers, without conditions."
 )
-
-
-class Row(NamedTuple):
-    """What the log of one server says, and why that is of no use, if so."""
-
-    server: Server
-    reading: Reading
-    problem: str
 
 
 class Figures(NamedTuple):
@@ -1305,50 +1274,45 @@ class Figures(NamedTuple):
         return max(0, self.web_bridge - self.active)
 
 
-def read_row(turn: Turn, wanted: Collection[str], report: Report) -> Row:
-    """Return what the log of one server says."""
-    try:
-        learn_host_key(turn, report)
-        reading = read_log(turn, wanted)
-        return Row(turn.server, reading, find_problem(reading, wanted, utc_now()))
-    except Trouble as trouble:
-        return Row(turn.server, NOT_READ, f"{trouble}{trouble.advice}")
-    except Exception as error:  # one server's trouble of any kind must not stop the others
-        return Row(turn.server, NOT_READ, f"{type(error).__name__}: {show(str(error))}.")
-
-
-def read_rows(plan: Plan, stop: Stop, report: Report) -> list[Row]:
+def read_logs(plan: Plan, stop: Stop, report: Report) -> Readings:
     """Return what the logs of all servers say."""
-    rows = {server: Row(server, NOT_READ, "It was not reached.") for server in plan.counters}
+    readings = dict.fromkeys(plan.counters, NOT_READ)
     for turn in take_turns(plan.counters, plan, stop, report):
-        rows[turn.server] = read_row(turn, plan.counters[turn.server], report)
-    return list(rows.values())
+        wanted = plan.counters[turn.server]
+        try:
+            reading = read_log(turn, wanted)
+            problem = find_problem(reading, wanted, utc_now())
+        except Trouble as trouble:
+            reading, problem = NOT_READ, f"{trouble}{trouble.advice}"
+        except Exception as error:  # one server's trouble of any kind must not stop the others
+            reading, problem = NOT_READ, f"{type(error).__name__}: {show(str(error))}."
+        readings[turn.server] = reading._replace(problem=problem)
+    return readings
 
 
-def is_full(row: Row) -> bool:
-    counter = row.reading.counters.get(WEB)
-    return counter is not None and counter.active >= HARD_LIMIT
+def is_full(reading: Reading) -> bool:
+    return WEB in reading.counters and reading.counters[WEB].active >= HARD_LIMIT
 
 
-def draw_table(rows: Sequence[Row]) -> str:
+def draw_table(readings: Readings) -> str:
     """Return the table of all counters."""
     table = [["Server", "Web Bridge", "Age", "CMA", "Age", "Log ends", ""]]
-    for row in rows:
-        cells = [str(row.server)]
+    for server, reading in readings.items():
+        cells = [str(server)]
         for bridge in (WEB, CALL):
-            counter = row.reading.counters.get(bridge)
+            counter = reading.counters.get(bridge)
             cells += [counter.shown, format_span(counter.age)] if counter else ["-", "-"]
-        if is_full(row):
+        if is_full(reading):
             cells[1] += " FULL"
-        problem = f"Not counted: {row.problem}" if row.problem else ""
-        table.append([*cells, row.reading.end_shown, problem])
+        problem = f"Not counted: {reading.problem}" if reading.problem else ""
+        table.append([*cells, reading.end_shown, problem])
     widths = [max(map(len, column)) for column in zip(*table)]
     return "\n".join("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
 
 
-def explain_full(rows: Sequence[Row]) -> str:
+def explain_full(readings: Readings) -> str:
     """Return which Web Bridges are full and what to do, or ""."""
-    full = [row.server for row in rows if is_full(row)]
+    full = [server for server, reading in readings.items() if is_full(reading)]
     if not full:
         return ""
     names = ", ".join(f"server {server}" for server in full)
@@ -1359,26 +1323,27 @@ def explain_full(rows: Sequence[Row]) -> str:
     )
 
 
-def tell_count(rows: Sequence[Row], is_asked_for: bool, report: Report) -> Figures | None:
+def tell_count(readings: Readings, is_asked_for: bool, report: Report) -> Figures | None:
     """Print the table and the sums; return the sums, or None if a figure is missing."""
-    missing = sum(bool(row.problem) for row in rows)
+    missing = sum(bool(reading.problem) for reading in readings.values())
     if missing:
-        report.complain(draw_table(rows))
-        report.complain(f"Cannot count: {missing} of {counted(len(rows), 'server')}, see above.")
+        servers = counted(len(readings), "server")
+        report.complain(draw_table(readings))
+        report.complain(f"Cannot count: {missing} of {servers}, see above.")
         return None
     sums = {WEB: 0, CALL: 0}
-    for row in rows:
-        for bridge, counter in row.reading.counters.items():
+    for reading in readings.values():
+        for bridge, counter in reading.counters.items():
             sums[bridge] += counter.active
     figures = Figures(sums[WEB], sums[CALL])
-    tell = report.show if is_asked_for else report.say
-    tell(draw_table(rows))
+    report.say(draw_table(readings), is_asked_for)
     report.say(CAUTIONS)
-    full = explain_full(rows)
+    full = explain_full(readings)
     if full and is_asked_for:
-        report.show(full)
+        report.say(full, is_asked_for)
     leaked = counted(figures.leaked, "session")
-    tell(f"Leaked: {leaked} ({sums[WEB]} Web Bridge, {sums[CALL]} active CMA).")
+    details = f"{figures.web_bridge} Web Bridge, {figures.active} active CMA"
+    report.say(f"Leaked: {leaked} ({details}).", is_asked_for)
     return figures
 
 
@@ -1397,40 +1362,42 @@ def decide(figures: Figures, if_leaked: int | None, max_active: int | None) -> t
 
 def rehearse(plan: Plan, stop: Stop, report: Report) -> bool:
     """Do all that a run with conditions does except restart, and say what it would do."""
-    if not check_all(plan, stop, report):
+    if not check_all(plan, stop, report) or stop.signal:
         return False
-    rows = read_rows(plan, stop, report)
-    figures = tell_count(rows, True, report)
+    figures = tell_count(read_logs(plan, stop, report), True, report)
     if figures is None:
         report.complain("A run now would restart nothing.")
         return False
     is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
     what = counted(len(plan.servers), "server") if is_yes else "nothing"
-    report.show(f"A run now would restart {what}: {words}")
+    report.say(f"A run now would restart {what}: {words}", even_if_quiet=True)
     return True
 
 
 def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
     """Restart the servers if the conditions call for it; return whether all went well."""
-    rows = read_rows(plan, stop, report)
-    figures = tell_count(rows, False, report)
-    full = explain_full(rows)
+    readings = read_logs(plan, stop, report)
+    if stop.signal:
+        report.fail("Nothing was restarted.")
+        return False
+    figures = tell_count(readings, False, report)
+    full = explain_full(readings)
     if figures is None:
-        problems = " ".join(f"{row.server}: {row.problem}" for row in rows if row.problem)
-        report.log(f"Nothing was restarted. Cannot count: {problems} {NOT_COUNTED} {full}".rstrip())
+        problems = [
+            f"{server}: {each.problem}" for server, each in readings.items() if each.problem
+        ]
+        words = f"Nothing was restarted. Cannot count: {' '.join(problems)} {NOT_COUNTED} {full}"
+        report.log(words.rstrip())
         report.complain(f"Nothing was restarted. {NOT_COUNTED} {full}".rstrip())
         return False
     is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
-    if is_yes:
-        report.log(f"Restarting: {words}")
-        report.say(f"Restarting: {words}")
-        return restart_all(plan, stop, report)
-    if full:
+    if full and not is_yes:
         report.fail(f"Not restarted: {words} {full}")
         return False
-    report.log(f"Not restarted: {words}")
-    report.say(f"Not restarted: {words}")
-    return True
+    words = f"Restarting: {words}" if is_yes else f"Not restarted: {words}"
+    report.log(words)
+    report.say(words)
+    return restart_all(plan, stop, report) if is_yes else True
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -1469,15 +1436,6 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; exits as argparse does if they do not go together."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
-    add_options(parser)
-    options = parser.parse_args(argv)
-    options.has_conditions = options.if_leaked is not None or options.max_active is not None
-    if options.sessions and (options.servers or options.has_conditions):
-        parser.error("SERVER, --if-leaked and --max-active are not allowed with --sessions")
-    return options
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
     flag: dict[str, Any] = {"action": "store_true"}
     file: dict[str, Any] = {"type": full_path, "metavar": "FILE"}
     count: dict[str, Any] = {"type": SESSIONS, "metavar": "N"}
@@ -1518,6 +1476,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_amount("-v", "--verbose", **flag, help="also print what each server answered")
     add("--version", action="version", version=f"%(prog)s {__version__}")
 
+    options = parser.parse_args(argv)
+    options.has_conditions = options.if_leaked is not None or options.max_active is not None
+    if options.sessions and (options.servers or options.has_conditions):
+        parser.error("SERVER, --if-leaked and --max-active are not allowed with --sessions")
+    return options
+
 
 # ---- The run -------------------------------------------------------------------------------------
 
@@ -1538,23 +1502,21 @@ def make_plan(options: argparse.Namespace) -> Plan:
     refuse_repeated_numbers()
     web_bridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
     call_bridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else web_bridges
-    by_name: dict[str, Server] = {}  # a server that stands in both inventories is read once
-    counters: dict[Server, set[str]] = {}
+    counters: dict[Server, set[str]] = {}  # a server that stands in both inventories is read once
     for bridge, servers in ((WEB, web_bridges), (CALL, call_bridges)):
         for server in servers:
-            counters.setdefault(by_name.setdefault(server.known_as, server), set()).add(bridge)
+            counters.setdefault(server, set()).add(bridge)
     chosen = choose_servers(web_bridges, options.servers)
     password, source = find_password(options)
     known = read_known_hosts(options.known_hosts)
-    accept = options.accept_new_host_keys
-    access = Access(password, source, options.known_hosts, known, accept)
+    access = Access(password, source, options.known_hosts, known, options.accept_new_host_keys)
     return Plan(chosen, counters, access, options)
 
 
 def carry_out(plan: Plan, stop: Stop, report: Report) -> bool:
     """Do what the options ask for; return whether all went well."""
     if plan.options.sessions:
-        return tell_count(read_rows(plan, stop, report), True, report) is not None
+        return tell_count(read_logs(plan, stop, report), True, report) is not None
     if plan.options.check and plan.options.has_conditions:
         return rehearse(plan, stop, report)
     if plan.options.check:
