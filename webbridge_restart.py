@@ -482,10 +482,18 @@ DOUBT = "The restart may or may not have happened: check the Web Bridge before y
 # of the MMP that works can print nothing.
 SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
 SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
-RESTARTED_LINE = re.compile(SUCCESS + rb"[^\n]*(?i:web ?bridge)", re.MULTILINE)
+RESTARTED_LINE = re.compile(  # bounded, so that no text takes long to search
+    SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge[^\n]{0,20}\b(?:enabled|restarted|started)\b)",
+    re.MULTILINE,
+)
 FAILURE = re.compile(rb"FAILURE:|^[ \t]*(?:ERROR|(?P<unknown>Unknown command))\b", re.MULTILINE)
-WHOLE_REPLY_LINE = re.compile(rb"(?:" + SUCCESS + rb"|FAILURE:)[^\n]*\n", re.MULTILINE)
+REPLY_LINE = re.compile(SUCCESS + rb"|FAILURE:", re.MULTILINE)
 ENABLED_LINE = re.compile(rb"^[ \t]*Enabled[ \t]*:[ \t]*true\b", re.MULTILINE | re.IGNORECASE)
+
+
+def has_whole_reply_line(text: bytes | bytearray) -> bool:
+    """Return whether a line of a reply has come to its end."""
+    return bool(REPLY_LINE.search(text, 0, text.rfind(b"\n") + 1))
 
 
 def judge_failure(answer: Answer) -> Verdict | None:
@@ -937,7 +945,7 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
         if cut is None:
             cut = over or None
         is_quiet = piece is None and now - heard_at > SECONDS_OF_SILENCE
-        if is_quiet and not we_ended and WHOLE_REPLY_LINE.search(text):
+        if is_quiet and not we_ended and has_whole_reply_line(text):
             we_ended = True  # some servers wait for our end of file before they end their answer
             start(channel.shutdown_write)
     if not cut:
@@ -1232,14 +1240,19 @@ def read_end(file: paramiko.SFTPFile, limit: int) -> LogEnd:
     return LogEnd(text, start > 0 or length > limit)
 
 
+def read_counters(file: paramiko.SFTPFile, limit: int, wanted: Collection[str]) -> Reading:
+    """Return what so many bytes from the end of the log say; a strange log can take long."""
+    return parse_log(read_end(file, limit), wanted, utc_now())
+
+
 def read_log(turn: Turn, wanted: Collection[str]) -> Reading:
     """Read no more of the end of the server's log than it takes to find the wanted counters."""
     with log_in(turn) as transport:
         try:
             file = turn.clock.call(READING, lambda: transport.open_sftp_client().open("log"))
             for limit in LOG_STEPS:
-                read = functools.partial(read_end, file, limit)
-                reading = parse_log(turn.clock.call(READING, read), wanted, utc_now())
+                read = functools.partial(read_counters, file, limit, wanted)
+                reading = turn.clock.call(READING, read)
                 if len(reading.counters) == len(wanted):
                     break
             return reading
@@ -1381,8 +1394,8 @@ def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
         report.fail("Nothing was restarted.")
         return False
     figures = tell_count(readings, False, report)
-    full = explain_full(readings)
     if figures is None:
+        full = explain_full(readings)
         problems = [
             f"{server}: {each.problem}" for server, each in readings.items() if each.problem
         ]
@@ -1391,13 +1404,16 @@ def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
         report.complain(f"Nothing was restarted. {NOT_COUNTED} {full}".rstrip())
         return False
     is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
-    if full and not is_yes:
-        report.fail(f"Not restarted: {words} {full}")
-        return False
+    restarted = plan.servers if is_yes else []
+    full = explain_full({each: readings[each] for each in readings if each not in restarted})
     words = f"Restarting: {words}" if is_yes else f"Not restarted: {words}"
-    report.log(words)
-    report.say(words)
-    return restart_all(plan, stop, report) if is_yes else True
+    if full:
+        report.fail(f"{words} {full}")
+    else:
+        report.log(words)
+        report.say(words)
+    went_well = restart_all(plan, stop, report) if is_yes else True
+    return went_well and not full
 
 
 # ---- The command line ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 from webbridge_restart import (
     MAX_SHOWN_CHARACTERS,
-    WHOLE_REPLY_LINE,
+    has_whole_reply_line,
     Answer,
     judge_check,
     judge_restart,
@@ -200,7 +200,7 @@ def test_check(text: bytes, status: int | None, cut: str, is_ready: bool) -> Non
 )
 def test_whole_line(text: bytes, is_whole: bool) -> None:
     """After one of these and a silence, the script ends its side."""
-    assert bool(WHOLE_REPLY_LINE.search(text)) == is_whole
+    assert bool(has_whole_reply_line.search(text)) == is_whole
 
 
 # ---- Text in the log -----------------------------------------------------------------------------
@@ -259,5 +259,5 @@ def test_judging_ends_soon(line: bytes) -> None:
     began = time.monotonic()
     for judge in (judge_restart, judge_check):
         assert not judge(Answer(text, None, True, WHOLE)).is_success
-    assert WHOLE_REPLY_LINE.search(text) is None
+    assert has_whole_reply_line.search(text) is None
     assert time.monotonic() - began < 30
