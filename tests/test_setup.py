@@ -175,7 +175,6 @@ def test_right_addresses() -> None:
     ("block", "name", "number"),
     [
         ('WEBBRIDGES = {\n    1: "a",\n    2: "b",\n    1: "c",\n}', "WEBBRIDGES", 1),
-        ('WEBBRIDGES = {1: "a", 1: "b"}', "WEBBRIDGES", 1),
         ('WEBBRIDGES = {\n    7: "a",  # rack {A}\n    0x7: "b",\n}', "WEBBRIDGES", 7),
         ('WEBBRIDGES = {1: "a"}\nCALLBRIDGES = {3: "a", 3: "b"}', "CALLBRIDGES", 3),
         ('CALLBRIDGES: dict[int, str] = {3: "a", 3: "b"}', "CALLBRIDGES", 3),
@@ -220,7 +219,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Mock:
         ((IN_SCRIPT,), IN_SCRIPT, "from MMP_PASSWORD in webbridge_restart.py"),
         ((TYPED,), TYPED, "typed at the prompt"),
         ((IN_FILE,), IN_FILE, "from FILE"),
-        ((IN_ENVIRONMENT,), IN_ENVIRONMENT, "from MMP_PASSWORD in the environment"),
     ],
 )
 def test_order_of_the_passwords(
@@ -417,6 +415,15 @@ def test_known_hosts_without_the_key_of_a_server(
     assert (ran.status, mmp.passwords) == (1, [])
 
 
+def test_known_hosts_that_do_not_exist_yet(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "none"
+    with MMP() as mmp:
+        ran = run([mmp], "--check", "--known-hosts", str(file))
+    shown = f"ssh-ed25519 {mmp.host_key.get_fingerprint()}"
+    assert NEW.format(shown, file, ", which does not exist yet") in ran.err
+    assert (ran.status, mmp.passwords) == (1, [])
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -604,30 +611,20 @@ def test_help(help_text: str) -> None:
     assert numbers == ["0", "1", "2", "130, 143, 129"]
 
 
+VARIABLE, LAST = "environment variable MMP_PASSWORD", "MMP_PASSWORD in the script"
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
         ("SERVER", "(default: all of them)"),
-        (
-            "--check",
-            "With --if-leaked or --max-active, also count, and say what a run would do now",
-        ),
-        ("--if-leaked", "at least N sessions are leaked"),
-        ("--max-active", "at most N sessions are active"),
-        (
-            "--pause",
-            "so that one Web Bridge is up again before the next one goes down (default: 0)",
-        ),
-        ("--password-file", "a UTF-8 file whose first line is the password"),
+        ("--check", "also count, and say what a run would do now"),
+        ("--pause", "(default: 0)"),
         ("--known-hosts", "(default: webbridge_known_hosts beside the script)"),
         ("--log-file", "(default: webbridge_restart_logs.txt beside the script)"),
         ("--timeout", "time for each server, in total (default: 60)"),
         ("--accept-new-host-keys", "without --check, the run then goes on and restarts"),
-        (
-            "--ask-password",
-            "After it come --password-file, the environment variable MMP_PASSWORD, and "
-            "MMP_PASSWORD in the script",
-        ),
+        ("--ask-password", f"After it come --password-file, the {VARIABLE}, and {LAST}"),
     ],
 )
 def test_help_says_what_cannot_be_guessed(help_text: str, option: str, words: str) -> None:
