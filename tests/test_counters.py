@@ -505,10 +505,12 @@ def test_full_web_bridges(sessions: list[int], names: str, numbers: str) -> None
     assert told == (sentences if names else "")
 
 
+STARTED = datetime.datetime.now(datetime.timezone.utc)
+
+
 def stamp(minutes: int) -> str:
-    """Return the time so many minutes ago, of this computer's clock, to the minute."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return f"{now.replace(second=0) - minutes * MINUTE:%Y-%m-%d %H:%M:%S}"
+    """Return the time so many minutes before this file was loaded."""
+    return f"{STARTED - minutes * MINUTE:%Y-%m-%d %H:%M:%S}"
 
 
 def test_table(run: Run) -> None:

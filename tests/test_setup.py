@@ -55,7 +55,7 @@ def script(edit: Edit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A file in the script's place, with a password that only its owner can read."""
     stand_in = private_file(tmp_path / "webbridge_restart.py", b"")
     monkeypatch.delenv("MMP_PASSWORD", raising=False)
-    edit(SCRIPT=stand_in, MMP_PASSWORD=IN_SCRIPT, WEBBRIDGES={1: "10.0.0.1"})
+    edit(SCRIPT=stand_in, MMP_PASSWORD=IN_SCRIPT, WEBBRIDGES={1: "127.0.0.1:1"})
     return stand_in
 
 
@@ -193,7 +193,7 @@ def test_number_in_a_comment_or_in_the_other_inventory_is_not_twice(
     start: Start, script: Path
 ) -> None:
     script.write_text('WEBBRIDGES = {\n1: "a",\n# 1: "b",\n}\nCALLBRIDGES = {1: "a"}\n', "utf-8")
-    assert start("3")[2] == "No server 3. WEBBRIDGES has 1 (10.0.0.1).\n"
+    assert start("3")[2] == "No server 3. WEBBRIDGES has 1 (127.0.0.1:1).\n"
 
 
 # ---- Which password ------------------------------------------------------------------------------
