@@ -56,8 +56,8 @@ SESSIONS = """\
 """
 BUSY = """\
 5. A conditional night that restarts nothing.
-   --if-leaked and --max-active count first. Many sessions are leaked, but 44 are
-   active: those are people in meetings. So the script restarts nothing, and logs
+   --if-leaked and --max-active count first. Many sessions are leaked, but 44
+   are active: people are in meetings. So the script restarts nothing, and logs
    why. The exit status is 1 only because server 1 is full: you must know that.
 """
 LATER = """\
