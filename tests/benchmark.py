@@ -6,8 +6,9 @@ No test, and pytest does not collect it. Run it by hand, on Linux or macOS; it t
 
 It prints, measured against simulated servers in a process of their own:
 
-    24 servers, one at a time and 8 at a time: the script's time, and how many times that is the
-    time of the least that paramiko can do: at most 1.05. Beside them ssh, where it is installed.
+    24 servers: the script's time, and how many times that is the time of a bare loop over
+    paramiko's SSHClient: at most 1.05. Beside them the same loop with TCP_NODELAY, which the script
+    sets as well and paramiko does not, and ssh, where it is installed.
     6 servers with 100 ms of round trip: the same.
     1 to 400 servers: time, and peak memory in MB of a million bytes. Time should be a straight
     line (the same seconds per server throughout), and memory flat, at most 60 MB.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -31,19 +33,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import paramiko
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import webbridge_restart
-from simulated_mmp import PASSWORD, SUCCESS, SimulatedMMP, ed25519_key
+from demo_mmp import PASSWORD, SUCCESS, DemoMMP
 from webbridge_restart import MMP_USERNAME, RESTART_COMMAND, SCRIPT
 
-SERVERS = 24
-ROUNDS = {1: 21, 8: 41}  # at a time; many, as paramiko waits 40 ms for an acknowledgement, or not
+SERVERS, ROUNDS = 24, 21  # many, as paramiko waits 40 ms for an acknowledgement, or not
 FAR_SERVERS, FAR_ROUNDS = 6, 5
 SECONDS_ONE_WAY = 0.05
 HOST = "127.0.0.1"
@@ -72,30 +73,34 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     loop = asyncio.get_running_loop()
     while True:
         piece = await reader.read(1 << 16)
-        loop.call_later(SECONDS_ONE_WAY, writer.write if piece else _end, piece or writer)
+        loop.call_later(SECONDS_ONE_WAY, writer.write if piece else end, piece or writer)
         if not piece:
             return
 
 
-def _end(writer: asyncio.StreamWriter) -> None:
+def end(writer: asyncio.StreamWriter) -> None:
     if writer.can_write_eof():
         writer.write_eof()
 
 
-async def be_far(servers: Sequence[SimulatedMMP]) -> None:
+async def be_far(servers: Sequence[DemoMMP]) -> None:
     """Stand in front of the servers as a long way would, and print where, for ever."""
 
-    async def start(server: SimulatedMMP) -> None:
+    async def start(server: DemoMMP) -> None:
         async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there, back = await asyncio.open_connection(HOST, server.port)
+            there, back = await asyncio.open_connection(*server.address.split(":"))
             await asyncio.gather(carry(reader, back), carry(there, writer))
 
         proxy = await asyncio.start_server(meet, HOST, 0)
-        port = proxy.sockets[0].getsockname()[1]
-        print(server.known_hosts_line.replace(f":{server.port} ", f":{port} "), flush=True)
+        tell(server, proxy.sockets[0].getsockname()[1])
         await proxy.serve_forever()
 
     await asyncio.gather(*(start(server) for server in servers))
+
+
+def tell(server: DemoMMP, port: object) -> None:
+    """Print the server's line of a known-hosts file."""
+    print(f"[{HOST}]:{port} {server.key.get_name()} {server.key.get_base64()}", flush=True)
 
 
 def serve(count: int, far: bool) -> None:
@@ -104,14 +109,13 @@ def serve(count: int, far: bool) -> None:
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed < 2048:  # macOS allows 256 open files until it is asked for more
         resource.setrlimit(resource.RLIMIT_NOFILE, (2048, most))
-    key = ed25519_key()
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(SimulatedMMP(host_key=key, host=HOST)) for _ in range(count)]
+        servers = [stack.enter_context(DemoMMP()) for _ in range(count)]
         for server in servers:
             # As sshd does; else its packets wait up to 40 ms for the client to acknowledge others
             server.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if not far:
-                print(server.known_hosts_line, flush=True)
+                tell(server, server.address.rpartition(":")[2])
         if far:
             threading.Thread(target=asyncio.run, args=(be_far(servers),), daemon=True).start()
         sys.stdin.read()
@@ -120,13 +124,12 @@ def serve(count: int, far: bool) -> None:
 @contextlib.contextmanager
 def simulated_servers(count: int, far: bool = False) -> Iterator[Path]:
     """Run so many servers, which end with this process; yield a folder with their known_hosts."""
-    command, pipe = (
-        [sys.executable, __file__, "far" if far else "near", str(count)],
-        subprocess.PIPE,
-    )
-    serving = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-    with serving, tempfile.TemporaryDirectory() as name:
-        assert serving.stdout
+    command = [sys.executable, __file__, "far" if far else "near", str(count)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        subprocess.Popen(command, text=True, **pipes) as serving,
+        tempfile.TemporaryDirectory() as name,
+    ):
         lines = [serving.stdout.readline() for _ in range(count)]
         Path(name, "known_hosts").write_text("".join(lines), encoding="ascii")
         yield Path(name)
@@ -141,89 +144,87 @@ def read_ports(folder: Path) -> list[str]:
 # ---- Three ways to restart them all --------------------------------------------------------------
 
 
-def script_options(folder: Path, at_a_time: int) -> list[str]:
+def script_options(folder: Path) -> list[str]:
     files = ["--known-hosts", str(folder / "known_hosts"), "--log-file", str(folder / "log.txt")]
-    return [*files, "--parallel", str(at_a_time), "-q"]
+    return [*files, "-q"]
 
 
-def run_script(folder: Path, at_a_time: int) -> None:
+def run_script(folder: Path) -> None:
     addresses = [f"{HOST}:{port}" for port in read_ports(folder)]
     webbridge_restart.WEBBRIDGES = dict(enumerate(addresses, 1))
-    status = webbridge_restart.main(script_options(folder, at_a_time))
+    status = webbridge_restart.main(script_options(folder))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which main() has replaced
     if status:
         raise SystemExit(f"The script failed: exit status {status}.")
 
 
-def run_bare(folder: Path, at_a_time: int) -> None:
+def run_bare(folder: Path, no_delay: bool = False) -> None:
     known = paramiko.HostKeys(str(folder / "known_hosts"))  # to load them each time takes longer
-
-    def restart(port: str) -> None:
+    for port in read_ports(folder):
         with paramiko.SSHClient() as client:
             client.get_host_keys()[f"[{HOST}]:{port}"] = known[f"[{HOST}]:{port}"]
-            client.connect(
-                HOST, int(port), MMP_USERNAME, PASSWORD, allow_agent=False, look_for_keys=False
-            )
-            _stdin, stdout, _ = client.exec_command(
-                RESTART_COMMAND
-            )  # unheld, stdin would end at once
+            login: dict[str, Any] = {"allow_agent": False, "look_for_keys": False}
+            if no_delay:
+                login["sock"] = socket.create_connection((HOST, int(port)))
+                login["sock"].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.connect(HOST, int(port), MMP_USERNAME, PASSWORD, **login)
+            # stdin stays named: if nothing held it, it would end at once.
+            _stdin, stdout, _ = client.exec_command(RESTART_COMMAND)
             if stdout.read() != SUCCESS or stdout.channel.recv_exit_status() != 0:
                 raise SystemExit("The bare loop failed.")
 
-    with ThreadPoolExecutor(at_a_time) as pool:  # which starts a thread only when it is used
-        each = map if at_a_time == 1 else pool.map
-        list(each(restart, read_ports(folder)))
 
-
-def run_ssh(folder: Path, at_a_time: int) -> None:
-    """Run xargs -P 1 ssh, which is ssh in a loop, or more than one at a time."""
+def run_ssh(folder: Path) -> None:
     askpass = folder / "askpass"
     askpass.write_text("#!/bin/sh\nprintf '%s\\n' \"$MMP_PASSWORD\"\n", encoding="ascii")
     askpass.chmod(0o700)
     asking = {"SSH_ASKPASS": str(askpass), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"}
-    command = ["xargs", "-P", str(at_a_time), "-I", "PORT", "ssh", "-F", "none", "-p", "PORT"]
-    command += ["-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
+    command = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
     command += ["-o", "StrictHostKeyChecking=yes", "-o", "PreferredAuthentications=password"]
-    subprocess.run(
-        [*command, f"{MMP_USERNAME}@{HOST}", RESTART_COMMAND],
-        input="".join(f"{port}\n" for port in read_ports(folder)).encode(),
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, **asking},
-        start_new_session=True,  # ssh before 8.4 asks so only where it has no terminal
-        check=True,
-    )
+    for port in read_ports(folder):
+        subprocess.run(
+            [*command, "-p", port, f"{MMP_USERNAME}@{HOST}", RESTART_COMMAND],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, **asking},
+            start_new_session=True,  # ssh before 8.4 asks so only where it has no terminal
+            check=True,
+        )
 
 
 # ---- The measurements ----------------------------------------------------------------------------
 
 
-def show_comparison(count: int, at_a_time: int, rounds: int, far: bool = False) -> None:
-    ways: dict[str, Callable[[Path, int], None]] = {"script": run_script, "bare": run_bare}
-    if shutil.which("ssh") and shutil.which("xargs"):
+def show_comparison(count: int, rounds: int, far: bool = False) -> None:
+    ways: dict[str, Callable[[Path], None]] = {
+        "script": run_script,
+        "bare paramiko": run_bare,
+        "bare paramiko with TCP_NODELAY": functools.partial(run_bare, no_delay=True),
+    }
+    if shutil.which("ssh"):
         ways["ssh"] = run_ssh
     measured: dict[str, list[float]] = {name: [] for name in ways}
     with simulated_servers(count, far) as folder:
         for _ in range(rounds + 1):
             for name in random.sample(list(ways), len(ways)):  # none always follows the same one
                 began = time.perf_counter()
-                ways[name](folder, at_a_time)
+                ways[name](folder)
                 measured[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(times[1:]) for name, times in measured.items()}  # warm
-    ratio = seconds["script"] / seconds["bare"]
     trip = f", {2000 * SECONDS_ONE_WAY:.0f} ms of round trip" if far else ""
-    print(f"\n{count} servers{trip}, {at_a_time} at a time, the median of {rounds} rounds")
-    print(f"script {seconds['script']:.2f} s, bare paramiko {seconds['bare']:.2f} s: {ratio:.2f}")
-    print(
-        f"xargs ssh {seconds['ssh']:.2f} s" if "ssh" in ways else "ssh skipped: not installed here"
-    )
+    print(f"\n{count} servers{trip}, the median of {rounds} rounds")
+    for name, median in seconds.items():
+        print(
+            f"{median:6.2f} s  {name}: the script takes {seconds['script'] / median:.2f} times that"
+        )
 
 
-def show_growth(at_a_time: int) -> None:
-    print(f"\nservers  seconds  per server  peak MB, {at_a_time} at a time")
+def show_growth() -> None:
+    print("\nservers  seconds  per server  peak MB")
     for count in (1, 8, 24, 100, 400):
-        with simulated_servers(count) as folder:  # new ones: they keep something of all that came
+        with simulated_servers(count) as folder:
             addresses = " ".join(f"{HOST}:{port}" for port in read_ports(folder))
-            command = [sys.executable, "-c", MEASURE, addresses, *script_options(folder, at_a_time)]
+            command = [sys.executable, "-c", MEASURE, addresses, *script_options(folder)]
             seconds, peak = map(float, subprocess.check_output(command, cwd=SCRIPT.parent).split())
         print(f"{count:7}  {seconds:7.2f}  {seconds / count:10.3f}  {peak:7.1f}", flush=True)
 
@@ -234,11 +235,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     os.environ["MMP_PASSWORD"] = PASSWORD
     print("Python", sys.version.split()[0], "paramiko", paramiko.__version__)
-    for at_a_time, rounds in ROUNDS.items():
-        show_comparison(SERVERS, at_a_time, rounds)
-    show_comparison(FAR_SERVERS, 1, FAR_ROUNDS, far=True)
-    for at_a_time in (1, 16):
-        show_growth(at_a_time)
+    show_comparison(SERVERS, ROUNDS)
+    show_comparison(FAR_SERVERS, FAR_ROUNDS, far=True)
+    show_growth()
     return 0
 
 

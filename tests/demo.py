@@ -13,19 +13,17 @@ import datetime
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+from demo_mmp import FAILURE, PASSWORD, DemoMMP
 
-import webbridge_restart  # noqa: E402
-from simulated_mmp import PASSWORD, SimulatedMMP, answer, refusing_address  # noqa: E402
-
-FAILURE = b"FAILURE: Webbridge configuration not complete\n"
+SCRIPT = Path(__file__).resolve().parents[1] / "webbridge_restart.py"
+LOG_NAME = "webbridge_restart_logs.txt"
 SECONDS_BETWEEN_TRIES = 0.3  # so that nobody has to wait for a server that is off
 
 START = """\
@@ -54,16 +52,28 @@ SESSIONS = """\
 4. Count the leaked sessions.
    --sessions reads the newest counters in each server's own log. From here on
    the script lists only servers 1 and 2, because every server must be counted.
+   Server 1 is FULL: nobody else can join there.
 """
-CONDITIONS = """\
-5. A conditional night that restarts nobody.
-   --if-leaked and --max-active count first. Many sessions are leaked, but there
-   are people in meetings. So the script restarts nothing, and logs why.
+BUSY = """\
+5. A conditional night that restarts nothing.
+   --if-leaked and --max-active count first. Many sessions are leaked, but 44
+   are active: people are in meetings. So the script restarts nothing, and logs
+   why. The exit status is 1 only because server 1 is full: you must know that.
+"""
+LATER = """\
+6. A conditional night that restarts.
+   The people have left their meetings. The leaked sessions are still there, so
+   now the script restarts both servers.
+"""
+FIGURES = """\
+7. The log of the two conditional nights.
+   One line has the figures that decided. Compare them over some nights: they
+   show how fast your servers leak.
 """
 NEXT = """\
 That was the demo. Its servers and its copy of the script are gone again.
-What to do next: open README.md and follow "Set up". It takes you from the list
-of your servers to a scheduled job.
+What to do next: open README.md and follow "Set up" for your system. It takes
+you from the list of your servers to a scheduled job.
 """
 
 
@@ -89,13 +99,13 @@ def script_for(
 
     It also pauses for less time between two tries to connect.
     """
-    text = webbridge_restart.SCRIPT.read_text(encoding="utf-8")
+    text = SCRIPT.read_text(encoding="utf-8")
     lines = "".join(f'    {n}: "{address}",\n' for n, address in enumerate(addresses, 1))
     text, blocks = re.subn(r"(?s)(?<=\nWEBBRIDGES = \{\n).*?(?=\})", lines, text, count=1)
     text, pauses = re.subn(r"(?<=\nSECONDS_BETWEEN_TRIES = )[\d.]+", str(pause), text)
     if (blocks, pauses) != (1, 1):
         raise ValueError("the script no longer has these lines")
-    script = folder / webbridge_restart.SCRIPT.name
+    script = folder / SCRIPT.name
     script.write_text(text, encoding="utf-8")
     return script
 
@@ -115,23 +125,32 @@ def main() -> int:
     print(START)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        full = stack.enter_context(SimulatedMMP(log=log_of(149, "14/17")))
-        other = stack.enter_context(SimulatedMMP(log=log_of(31, "30/34")))
-        failing = stack.enter_context(SimulatedMMP(restart=answer(FAILURE)))
-        refusing = stack.enter_context(refusing_address())
+        full, other = stack.enter_context(DemoMMP()), stack.enter_context(DemoMMP())
+        failing = stack.enter_context(DemoMMP(restart=FAILURE))
+        nobody = stack.enter_context(socket.socket())
+        nobody.bind(("127.0.0.1", 0))  # holds the port, and does not listen
+        refusing = f"127.0.0.1:{nobody.getsockname()[1]}"
         servers = [full.address, other.address, failing.address, refusing]
         script = script_for(servers, folder)
+        log = script.with_name(LOG_NAME)
         print(CHECK)
         show(script, "--check", "--accept-new-host-keys")
         print(NIGHT)
         show(script, "--verbose")
         print(LOG)
-        print(script.with_name(webbridge_restart.LOG_NAME).read_text(encoding="utf-8"))
+        print(log.read_text(encoding="utf-8"))
+        log.unlink()
         script_for(servers[:2], folder)
+        full.log, other.log = log_of(149, "14/17"), log_of(31, "30/34")
         print(SESSIONS)
         show(script, "--sessions")
-        print(CONDITIONS)
+        print(BUSY)
         show(script, "--if-leaked", "20", "--max-active", "0")
+        full.log, other.log = log_of(135, "0/14"), log_of(1, "0/30")
+        print(LATER)
+        show(script, "--if-leaked", "20", "--max-active", "0")
+        print(FIGURES)
+        print(log.read_text(encoding="utf-8"))
     print(NEXT, end="")
     return 0
 

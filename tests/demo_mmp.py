@@ -1,0 +1,103 @@
+"""A Cisco Meeting Server's MMP for the demo: over real SSH on this computer, and well-behaved.
+
+It is made of paramiko, so that the demo needs nothing that the script does not. The MMP of the
+tests, which can also behave badly, is in mmp.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import threading
+
+import paramiko
+
+PASSWORD = "correct horse"
+SETTINGS = b"Enabled                 : true\nInterface whitelist     : a:443\n"
+SUCCESS = (
+    b"SUCCESS: Key and certificate pair match\n"
+    b"SUCCESS: certificate verified against CA bundle\n"
+    b"SUCCESS: Webbridge enabled\n"
+)
+FAILURE = b"FAILURE: Webbridge configuration not complete\n"
+
+
+class DemoMMP:
+    """One server, until the end of the with block."""
+
+    def __init__(self, restart: bytes = SUCCESS) -> None:
+        self.answers = {"webbridge": SETTINGS, "webbridge restart": restart}
+        self.log = b""  # what SFTP serves as "log"
+        self.key = paramiko.ECDSAKey.generate()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self) -> DemoMMP:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # some systems refuse this for a socket that listens
+            self.listener.shutdown(socket.SHUT_RDWR)  # and others need it to wake accept()
+        self.listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # which the end raises
+            while True:
+                client, _ = self.listener.accept()
+                transport = paramiko.Transport(client)
+                transport.add_server_key(self.key)
+                transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
+                transport.start_server(threading.Event(), _Connection(self))
+
+
+class _Connection(paramiko.ServerInterface):
+    """One connection, as paramiko asks about it."""
+
+    def __init__(self, mmp: DemoMMP) -> None:
+        self.mmp = mmp
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "password"
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        return paramiko.AUTH_SUCCESSFUL if password == PASSWORD else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Thread(target=self._answer, args=(channel, command.decode()), daemon=True).start()
+        return True
+
+    def _answer(self, channel: paramiko.Channel, command: str) -> None:
+        known = command in self.mmp.answers
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the client hung up
+            # The client replies to this only after it has received that its command runs.
+            channel.get_transport().global_request("are-you-there@example.test")
+            channel.sendall(self.mmp.answers[command] if known else b"Unknown command\n")
+            channel.send_exit_status(0 if known else 1)
+            channel.close()
+
+
+class _Files(paramiko.SFTPServerInterface):
+    """The MMP's files, of which there is one, called log."""
+
+    def __init__(self, server: _Connection) -> None:
+        self.mmp = server.mmp
+
+    def open(self, path: str, flags: int, attr: object) -> paramiko.SFTPHandle | int:
+        return _Log(self.mmp.log) if path == "log" else paramiko.SFTP_NO_SUCH_FILE
+
+
+class _Log(paramiko.SFTPHandle):
+    def __init__(self, text: bytes) -> None:
+        super().__init__()
+        self.text = text
+        self.readfile = io.BytesIO(text)  # of which paramiko's own read() reads
+
+    def stat(self) -> paramiko.SFTPAttributes:
+        attributes = paramiko.SFTPAttributes()
+        attributes.st_size = len(self.text)
+        return attributes
