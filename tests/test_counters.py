@@ -482,11 +482,6 @@ def test_conditions(
     assert decide(figures, if_leaked, max_active) == (is_yes, words)
 
 
-def row(number: int, sessions: int) -> webbridge_restart.Row:
-    server = webbridge_restart.Server(number, f"cms{number}", f"cms{number}", 22)
-    return webbridge_restart.Row(server, parse(web(sessions) + end()), "")
-
-
 @pytest.mark.parametrize(
     ("sessions", "names", "numbers"),
     [
@@ -497,7 +492,13 @@ def row(number: int, sessions: int) -> webbridge_restart.Row:
     ],
 )
 def test_full_web_bridges(sessions: list[int], names: str, numbers: str) -> None:
-    told = explain_full([row(number, count) for number, count in enumerate(sessions, 1)])
+    readings = {
+        webbridge_restart.Server(number, f"cms{number}", f"cms{number}", 22): parse(
+            web(count) + end()
+        )
+        for number, count in enumerate(sessions, 1)
+    }
+    told = explain_full(readings)
     sentences = (
         f"FULL: {names}. At 149 sessions a Web Bridge accepts no more, so nobody else can join "
         f"there. To restart it now, which ends its meetings: {SCRIPT.name} {numbers}"

@@ -13,8 +13,8 @@ import pytest
 from conftest import DOUBT as CHECK_IT
 from webbridge_restart import (
     MAX_SHOWN_CHARACTERS,
-    has_whole_reply_line,
     Answer,
+    has_whole_reply_line,
     judge_check,
     judge_restart,
     show,
@@ -78,6 +78,8 @@ TABLE = [
     # it ended, and confirms nothing
     (PAIR, None, WHOLE, DOUBT),
     (PAIR + BUNDLE, None, WHOLE, DOUBT),
+    (b"SUCCESS: Webbridge disabled\n", None, WHOLE, DOUBT),  # a restart that stopped half way
+    (b"SUCCESS: Webbridge not enab", None, WHOLE, DOUBT),
     (PAIR + BUNDLE + b"SUCCESS: We", None, WHOLE, DOUBT),
     (b"Webbridge enabled\n", None, WHOLE, DOUBT),
     (b"no SUCCESS: Webbridge enabled\n", None, WHOLE, DOUBT),
@@ -203,7 +205,7 @@ def test_check(text: bytes, status: int | None, cut: str, reason: str) -> None:
 )
 def test_whole_line(text: bytes, is_whole: bool) -> None:
     """After one of these and a silence, the script ends its side."""
-    assert bool(has_whole_reply_line.search(text)) == is_whole
+    assert has_whole_reply_line(text) == is_whole
 
 
 # ---- Text in the log -----------------------------------------------------------------------------
@@ -255,7 +257,7 @@ def test_it_is_one_short_line_of_printable_characters(sent: bytes | str) -> None
 
 @pytest.mark.parametrize(
     "line",
-    [b"\n", b" ", b" \n", b"\t", b"SUCCESS: web ", b"FAILURE", b"Enabled", b"\xff"],
+    [b"\n", b" ", b" \n", b"\t", b"SUCCESS: web ", b"FAILURE", b"FAILURE:", b"Enabled", b"\xff"],
     ids=short,
 )
 def test_judging_ends_soon(line: bytes) -> None:
@@ -264,5 +266,5 @@ def test_judging_ends_soon(line: bytes) -> None:
     began = time.monotonic()
     for judge in (judge_restart, judge_check):
         assert not judge(Answer(text, None, True, WHOLE)).is_success
-    assert has_whole_reply_line.search(text) is None
+    assert not has_whole_reply_line(text)
     assert time.monotonic() - began < 30

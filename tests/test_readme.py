@@ -1,219 +1,109 @@
-"""The example log, the demo and the README, delivered beside the script, show what it really is.
-
-The code writes each night of the example here, and the lines must be the same. Whether the script
-is right to write them is for the other tests.
-"""
+"""What the README quotes and names exists: commands, options, files, words of the script."""
 
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
-from contextlib import ExitStack
-from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-import demo
-import webbridge_restart
-from conftest import STAMP, Run, unstamped
-from demo import log_of
-from mmp import MMP
-from steps import answer, in_turn, refusing_address
+import webbridge_restart as script
 
-ROOT = webbridge_restart.SCRIPT.parent
-SOURCE = webbridge_restart.SCRIPT.read_text(encoding="utf-8")
-EXAMPLE = (ROOT / "webbridge_restart_logs.txt.example").read_text(encoding="utf-8").splitlines()
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PATIENCE = 120.0  # seconds for the demo, on a busy computer
-
-# ---- The example log -----------------------------------------------------------------------------
-
-SHOWN = ("10.48.79.194", "cms2.example.com", "10.48.79.195:2222")
-IF = ("--if-leaked", "20", "--max-active", "0")
-NO_COUNTER = log_of(0, "2/2").replace(b"Stats", b"No stats")
-
-
-def logs(*texts: bytes) -> list[dict[str, Any]]:
-    return [{"log": text} for text in texts]
-
-
-NIGHTS: list[tuple[list[dict[str, Any]], tuple[str, ...]]] = [  # the servers' settings, the options
-    ([], ()),
-    (logs(log_of(121, "0/17"), log_of(31, "0/34"), log_of(0, "0/2")), IF),
-    (logs(log_of(121, "14/17"), log_of(31, "12/34"), log_of(2, "2/2")), IF),
-    (logs(log_of(149, "14/17"), log_of(31, "12/34"), log_of(0, "2/2")), IF),
-    ([{}, {"restart": answer(b"FAILURE: Webbridge configuration not complete\n")}], ()),
-    ([{}, {}, {"is_off": True}], ()),
-    (logs(log_of(9, "0/3"), log_of(31, "0/34"), NO_COUNTER), IF),
-    ([], ("--password-file", "password")),
-    ([{"restart": in_turn()}], ("--timeout", "2")),
-    ([{}, {"restart": in_turn(lambda _: signal.raise_signal(signal.SIGTERM))}], ()),
+FOLDER = script.SCRIPT.parent
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+BLOCK_LINES = re.findall(r"(?m)^ {4,}(\S.*)$", README)
+SPANS = [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", README)]
+COMMANDS = [
+    re.split(r" \|\||\"$", text.partition("webbridge_restart.py ")[2])[0]
+    for text in [*BLOCK_LINES, *SPANS]
+    if re.search(r"(python|uv run) webbridge_restart\.py ", text)
 ]
+# A line that the script prints or logs, or the beginning of a sentence of it.
+PRINTED = re.compile(r"\d{4}-\d\d-\d\d |Server |\d+ \(|\d+ of |Restarted |Leaked: |FULL: ")
+QUOTES = [line for line in BLOCK_LINES if PRINTED.match(line)]
+QUOTES += [span for span in SPANS if re.match(r"[A-Z][a-z]* ", span) and span != "Edit these"]
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00 ")
+# What a server, its log or the inventory puts into a sentence.
+VALUES = re.compile(
+    r"10\.48\.79\.194|cms2\.example\.com|webbridge_restart\.py|ssh-ed25519 SHA256:\w+|Jun|…"
+)
+OTHERS_OPTIONS = {"--system", "--home-dir", "--shell", "--bad"}
+FORMER_OPTIONS = {"--parallel", "--from-logs"}
 
 
-def nights_of_the_example() -> list[list[str]]:
-    """Return the lines of each date, without their stamps."""
-    dates = groupby(EXAMPLE, key=lambda line: line[: len("2026-11-21")])
-    return [unstamped("\n".join(night)) for _, night in dates]
+def literals() -> list[str]:
+    """Return what the script's strings are made of, between the values; the longest first."""
+    nodes = ast.walk(ast.parse(script.SCRIPT.read_bytes()))
+    found = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return sorted(found, key=len, reverse=True)
 
 
-@pytest.mark.parametrize("number", range(len(NIGHTS)))
-def test_night_of_the_example(
-    number: int, run: Run, known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, options = NIGHTS[number]
-    monkeypatch.chdir(tmp_path)
-    with ExitStack() as stack:
-        servers = [stack.enter_context(MMP()) for _ in SHOWN]
-        addresses = [server.address for server in servers]
-        known_hosts.write_text("".join(f"{server.known_hosts_line}\n" for server in servers))
-        for place, each in enumerate(settings):
-            vars(servers[place]).update(each)
-            if "is_off" in each:
-                addresses[place] = stack.enter_context(refusing_address())
-        text = "\n".join(run(addresses, *options).log)
-    text = text.replace(f"{tmp_path}{os.sep}", "/opt/webbridge/").replace("after 2 s", "after 60 s")
-    for address, shown in zip(addresses, SHOWN):
-        (_, port), (host, _, shown_port) = address.split(":"), shown.partition(":")
-        text = text.replace(f"port {port} on 127.0.0.1", f"port {shown_port} on {host}")
-        text = text.replace(address, shown)
-    assert text.splitlines() == nights_of_the_example()[number]
+LITERALS = literals()
 
 
-def test_stamps_of_the_example() -> None:
-    assert len(nights_of_the_example()) == len(NIGHTS)
-    stamps = [line[: line.index("+00:00 ")] for line in EXAMPLE]
-    assert stamps == sorted(stamps)
-    labels = [number for number, line in enumerate(EXAMPLE) if line.endswith(". Error:")]
-    same = [number for number, stamp in enumerate(stamps[:-1]) if stamp == stamps[number + 1]]
-    assert labels == same  # the two lines of a failure are written at once
+def unknown_words(quote: str) -> str:
+    """Return what of a quoted line is neither the script's words nor a value."""
+    quote = STAMP.sub("", quote)
+    if any(quote.strip("… ") in literal for literal in LITERALS):
+        return ""
+    rest = VALUES.sub("|", quote)
+    for literal in LITERALS:
+        words = re.escape(literal.strip())
+        if words:  # whole words, for a short literal may stand in the middle of another word
+            rest = re.sub(rf"(?:(?<!\w)|(?=\W)){words}s?(?!\w)", "|", rest)
+    return " ".join(re.findall(r"[A-Za-z]{2,}", rest))
 
 
-# ---- The demo ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("quote", QUOTES)
+def test_the_script_has_each_quoted_sentence_word_for_word(quote: str) -> None:
+    assert unknown_words(quote) == ""
 
 
-def test_the_demo_tells_its_story_and_ends_well() -> None:
-    """Each step has the command that it shows, what that command ends with, and why."""
-    ran = subprocess.run(
-        [sys.executable, demo.__file__],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=PATIENCE,
-    )
-    said = ran.stdout.decode().replace("\r\n", "\n")
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    told = [text for name, text in vars(demo).items() if name.isupper() and "\n" in str(text)]
-    places = [said.index(text) for text in told]
-    assert places == sorted(places)
-    assert max(len(line) for text in told for line in text.splitlines()) <= 80
-    busy = "44 active sessions, more than --max-active 0; 136 leaked sessions."
-    found = re.findall(r"(?m)^\$ python \S+ (.*)|^(.*)\n\(exit status (\d)\)$", said)
-    assert [
-        command or (last.partition(" FULL:")[0], status) for command, last, status in found
-    ] == [
-        "--check --accept-new-host-keys",
-        ("3 of 4 servers ready.", "1"),
-        "--verbose",
-        ("Restarted 2 of 4 servers.", "1"),
-        "--sessions",
-        ("Leaked: 136 sessions (180 Web Bridge, 44 active CMA).", "0"),
-        "--if-leaked 20 --max-active 0",
-        (f"Not restarted: {busy}", "1"),
-        "--if-leaked 20 --max-active 0",
-        ("Restarted 2 of 2 servers.", "0"),
-    ]
-    logged = [STAMP.sub("", line) for line in said.splitlines() if STAMP.match(line)]
-    assert [line.partition(" FULL: server 1 ")[0] for line in logged[6:-2]] == [
-        f"Not restarted: {busy}",
-        "Restarting: 0 active sessions; 136 leaked sessions.",
-    ]
+def test_a_changed_word_in_a_quote_is_seen() -> None:
+    assert len(QUOTES) > 20
+    assert unknown_words("Restarting: 0 busy sessions; 152 leaked sessions.") == "busy"
 
 
-# ---- What the README names -----------------------------------------------------------------------
-
-QUOTED = [" ".join(text.split()) for text in re.findall(r"`([^`\n]+(?:\n[^`\n]+)*)`", README)]
-GAP = "…"  # stands for a part that differs
-
-
-def texts_of_the_script() -> list[str]:
-    """Return all texts of the script, with a gap for each value that stands in one."""
-    texts = []
-    for node in ast.walk(ast.parse(SOURCE)):
-        if isinstance(node, (ast.JoinedStr, ast.Constant)):
-            parts = [getattr(part, "value", "") for part in getattr(node, "values", [node])]
-            texts.append("".join(GAP if isinstance(part, ast.AST) else str(part) for part in parts))
-    return texts
+@pytest.mark.parametrize("arguments", sorted(set(COMMANDS)))
+def test_each_command_is_one_that_the_script_accepts(arguments: str) -> None:
+    if "--bad" not in arguments:
+        script.parse_options(shlex.split(arguments))
 
 
-def is_said(sentence: str, texts: list[str]) -> bool:
-    """Return whether one of the texts has this, or is this once its gaps are filled."""
-    looked_for = sentence.rstrip(f"{GAP}. ")
-    with_gaps = [re.escape(text).replace(GAP, ".+") for text in texts if len(text) > 12]
-    return any(looked_for in text for text in texts) or any(
-        re.fullmatch(pattern, sentence) for pattern in with_gaps
-    )
+def test_each_option_exists_and_the_former_ones_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.parse_options(["--help"])
+    option = r"(?<![\w-])--[a-z][a-z-]+"
+    own = set(re.findall(option, capsys.readouterr().out))
+    named = set(re.findall(option, " ".join([*BLOCK_LINES, *SPANS])))
+    assert len(named & own) > 5
+    assert named - own == OTHERS_OPTIONS | FORMER_OPTIONS
 
 
-def test_sentences_of_the_readme_are_said() -> None:
-    """Each sentence in backquotes, and the beginning of each line of a log."""
-    texts = [" ".join(text.split()) for text in [*texts_of_the_script(), *EXAMPLE]]
-    sentences = [text for text in QUOTED if text[0].isupper() and len(text.split()) >= 4]
-    lines = [
-        STAMP.sub("", line.strip()) for line in README.splitlines() if re.match(r" +\d{4}-", line)
-    ]
-    assert [text for text in [*sentences, *lines] if not is_said(text, texts)] == []
-    assert lines
-    assert not is_said("The Web Bridge was restarted successfully.", texts)
+def test_files_and_headings_that_are_named_are_there() -> None:
+    headings = re.findall(r"(?m)^#+ (.*)$", README)
+    anchors = {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+    links = re.findall(r"\]\((?!https:)([^)]+)\)", README)
+    assert {link[1:] for link in links if link.startswith("#")} <= anchors
+    files = {link for link in links if not link.startswith("#")}
+    files |= set(re.findall(r"\btests/[\w.]+\w|\brequirements\.txt", README))
+    assert [name for name in files if not (FOLDER / name).exists()] == []
+    assert script.LOG_FILE.name in README
 
 
-def test_options_of_the_readme_are_there() -> None:
-    known = {"--help", *re.findall(r'"(--[a-z-]+)"', SOURCE)}
-    named = set(re.findall(r"(?<![\w-])--[a-z-]+", " ".join(re.findall(r"`(--.*?)`", README))))
-    assert named - known <= {"--bad", "--parallel", "--from-logs"}  # wrong on purpose, and gone
+def test_the_block_to_edit_stands_between_the_headings_that_the_update_looks_for() -> None:
+    block = re.findall(r"(?s)Edit these(.*?)Limits", script.SCRIPT.read_text(encoding="utf-8"))
+    assert len(block) == 1
+    assert all(name in block[0] for name in ("WEBBRIDGES", "MMP_USERNAME", "CALLBRIDGES"))
 
 
-def test_commands_of_the_readme_are_accepted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """They only fail because no server is listed."""
-    monkeypatch.setattr(webbridge_restart, "WEBBRIDGES", {})
-    commands = re.findall(r"(?:python|uv run) webbridge_restart\.py ([^`\n|]*)", README)
-    assert len(commands) > 5
-    for command in commands:
-        options = [*shlex.split(command), "--log-file", str(tmp_path / "log.txt")]
-        assert webbridge_restart.main(options) == 2, capsys.readouterr().err
-
-
-def test_names_of_the_readme_are_there() -> None:
-    """What it says to edit, and in "Read it before you trust it" the code to look at."""
-    _, _, section = README.partition("you trust it\n")
-    looked_at = re.findall(r"`([a-z]\w*|[A-Z][a-z]\w*(?:\.\w+)?)`", section.partition("\n## ")[0])
-    edited = [text for text in QUOTED if re.fullmatch(r"[A-Z]+_[A-Z_]+|[A-Z]+BRIDGES", text)]
-    assert len(looked_at) > 5
-    assert "WEBBRIDGES" in edited
-    for name in {*looked_at, *edited}:
-        attrgetter(name)(webbridge_restart)  # raises AttributeError if it is not there
-
-
-def test_files_and_headings_of_the_readme_are_there() -> None:
-    text = README.replace("\\", "/")
-    files = set(re.findall(r"(?:tests/)?\b\w+\.(?:py|md|txt\.example)\b", text))
-    files |= set(re.findall(r"(?:\]\((?!http|#)|(?<=-r ))([\w/.]+)", text))
-    headings = [re.sub(r"[^\w -]", "", text) for text in re.findall(r"(?m)^#+ (.*)$", README)]
-    anchors = {heading.lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
-    own = set(re.findall(r"\bwebbridge_(?:restart|known)\w*(?:\.txt)?", text))
-    assert "webbridge_restart.py" in files
-    assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
-    assert [name for name in sorted(own) if name not in SOURCE] == []
+def test_functions_that_are_to_be_read_are_there() -> None:
+    section = README.partition("## Read it before you trust it\n")[2].partition("\n## ")[0]
+    names = re.findall(r"`([A-Za-z_.]+)`", section)
+    assert len(names) > 5
+    assert all(callable(attrgetter(name)(script)) for name in names)
 
 
 @pytest.mark.parametrize(
