@@ -1206,11 +1206,9 @@ def find_problem(reading: Reading, wanted: Collection[str], now: datetime.dateti
     for bridge in sorted(wanted, reverse=True):  # the Web Bridge first
         counter = reading.counters.get(bridge)
         if counter is None:
+            missing = f"No {bridge} counter in {reading.searched}"
             hint = "" if CALLBRIDGES and bridge == CALL else COUNTER_HINT[bridge]
-            return (
-                f"No {bridge} counter in {reading.searched}. Such a line has: "
-                f"{COUNTER_EXAMPLE[bridge]}{hint}"
-            )
+            return f"{missing} (such a line has: {COUNTER_EXAMPLE[bridge]}).{hint}"
         if abs(counter.age) > MAX_COUNTER_AGE[bridge]:
             when = "before" if counter.age > datetime.timedelta(0) else "after"
             age = f"{format_span(counter.age)} {when} the log's end"

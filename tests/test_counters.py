@@ -395,7 +395,7 @@ LINE = {
     WEB: '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
     CALL: 'host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}',
 }
-NO_COUNTER = "No {} counter in the log. Such a line has: {}"
+NO_COUNTER = "No {} counter in the log (such a line has: {})."
 NO_WEB = f"{NO_COUNTER.format(WEB, LINE[WEB])} Check that this server runs a Web Bridge 2."
 NO_CALL = NO_COUNTER.format(CALL, LINE[CALL])
 HINT = (
