@@ -169,7 +169,7 @@ def append(path: Path, lines: str) -> None:
     if path.is_file() and path.stat().st_size > 0:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":  # somebody edited the file, or the disk was full
+            if file.read(1) != b"\n":  # somebody edited the file, or the disk was full
                 data = os.linesep.encode() + data
     with path.open("ab", buffering=0) as file:
         while data:  # one write, so that runs side by side do not mix; more on a full disk
