@@ -151,6 +151,12 @@ def test_block(start: Start, edit: Edit, name: str, value: object, sentence: str
     assert_refused(start, sentence.replace("{}", name, 1))
 
 
+def test_single_server_may_be_this_computer(start: Start, edit: Edit) -> None:
+    """As behind a tunnel: only several of the same are the example."""
+    edit(WEBBRIDGES={1: "127.0.0.1"}, MMP_PASSWORD="")
+    assert_refused(start, NO_PASSWORD)
+
+
 RIGHT = {
     "10.48.79.194": ("10.48.79.194", 22),
     "10.48.79.195:2222": ("10.48.79.195", 2222),
