@@ -421,7 +421,8 @@ def parse_known_host(number: int, line: str) -> KnownHost:
     entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields[:3]))
     if entry and entry.key.get_base64() != fields[2]:  # cut short
         raise ValueError(line)
-    known = KnownHost(number, fields[0].split(","), entry.key if entry else None)
+    names = [n if n.startswith("|") else n.lower() for n in fields[0].split(",")]
+    known = KnownHost(number, names, entry.key if entry else None)
     known.is_named("")  # fails now if a hashed name is damaged
     return known
 
@@ -1083,7 +1084,7 @@ TIMED_LINE = re.compile(
 # After the time come facility.level, the host and perhaps another word. The first word that ends
 # with a colon is the process. What a client sends comes later, so only this beginning counts.
 BEFORE_PROCESS = rb"\S*[ \t]{1,99}(?:\S+(?<!:)[ \t]{1,99}){0,3}?[^\w\s]{0,3}(?:host:)?"
-AFTER_PROCESS = rb"[^\w\s]{0,3}(?:\[\d+\])?[ \t]*:[ \t]*"
+AFTER_PROCESS = rb"[^\w\s]{0,3}(?:[ \t]?\[\d+\])?[ \t]*:[ \t]*"
 INFO = AFTER_PROCESS + rb"INFO[ \t]*:[ \t]*"
 WEB_STATS = rb"\[DEBUGG?ING\][ \t]*Stats[ \t]+(\d{1,9})[ \t]*,"
 CALL_STATS = rb'STATS[ \t]*:.*?"CMA"[ \t]*:[ \t]*"(\d{1,9}/\d{1,9})"'
