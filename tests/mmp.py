@@ -215,16 +215,25 @@ class MMP:
 def _listen_in(connection: Any, mmp: MMP) -> None:
     """Record messages and wanted host keys, of which asyncssh tells in its debug log only."""
     finish, choose = connection._finish_recv_packet, connection.choose_server_host_key
+    process = connection.process_packet
 
     def finish_recv_packet(kind: int, *others: Any, **named: Any) -> None:
         mmp.messages.append(kind)
         finish(kind, *others, **named)
+
+    def process_packet(kind: int, *others: Any) -> Any:
+        try:
+            return process(kind, *others)
+        except asyncssh.Error:  # it hangs up, and so does not come to the end above
+            mmp.messages.append(kind)
+            raise
 
     def choose_server_host_key(kinds: Sequence[bytes]) -> bool:
         mmp.offers.append([kind.decode() for kind in kinds])
         return bool(choose(kinds))
 
     connection._finish_recv_packet = finish_recv_packet
+    connection.process_packet = process_packet
     connection.choose_server_host_key = choose_server_host_key
 
 

@@ -126,8 +126,9 @@ def reset(here: Any) -> None:
     here.connection.abort()
 
 
-def garbage(here: Any) -> None:
-    here.socket.send(b"\xff" * 4096)  # past asyncssh, which would encrypt it
+def nonsense(here: Any) -> None:
+    """Begin a key exchange that offers no algorithm."""
+    here.connection.send_packet(20, bytes(16), *[NameList([])] * 10, Boolean(False), UInt32(0))
 
 
 def refuse_and_name(*methods: bytes) -> Step:

@@ -98,7 +98,7 @@ EXAMPLE = '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170'
 @pytest.mark.parametrize("size", [-1, None], ids=["its size", "no size"])
 def test_what_is_further_back_does_not_count(run: Run, size: int | None) -> None:
     """Nor if a log does not tell its size, and so is read from its beginning."""
-    with MMP(log=WEB + filler(20 * SMALL) + CALL, log_size=size) as server:
+    with MMP(log=LINE + WEB + filler(20 * SMALL) + CALL, log_size=size) as server:
         assert_not_counted(run, server, NO_WEB.format("the last 1 MiB of the log", EXAMPLE))
         if size == -1:
             assert server.bytes_read == 16 * SMALL
