@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -37,6 +38,26 @@ class Ran(NamedTuple):
 
 
 Run = Callable[..., Ran]
+
+
+class Clock:
+    """The script's time, which a server can let jump, so that nobody waits for a long limit."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        times = {**vars(time), "monotonic": self.monotonic}
+        monkeypatch.setattr(webbridge_restart, "time", SimpleNamespace(**times))
+
+    def nine_seconds_later(self, _: object) -> None:
+        self.ahead += 9.0
+
+    def time_is_up(self, _: object) -> None:
+        self.ahead += 1000.0
 
 
 def unstamped(text: str) -> list[str]:

@@ -38,9 +38,9 @@ for _name in ("asyncio", "asyncssh"):  # which tell of clients that hang up
 
 
 @functools.cache
-def key(kind: str = "ssh-ed25519", number: int = 1) -> asyncssh.SSHKey:
-    """Return a key of the kind, the same one for the same number, as RSA is slow to generate."""
-    return asyncssh.generate_private_key(kind)
+def key(name: str = "ssh-ed25519") -> asyncssh.SSHKey:
+    """Return the key of this name, as "ssh-rsa" or "ssh-rsa 2"; RSA is slow to generate."""
+    return asyncssh.generate_private_key(name.split()[0])
 
 
 def public(host_key: asyncssh.SSHKey) -> str:
@@ -63,12 +63,13 @@ class MMP:
     questions: Sequence[Sequence[str]] = (("Password: ",),)  # several rounds of several
     echo: bool = False  # whether the answers to the questions may be shown while they are typed
     login: Action = ()  # before the reply to the right password
-    # So many seconds before "banner", "key exchange" or "session"
+    session: Action = ()  # before the reply to the request for a session
+    # So many seconds before "banner" or "key exchange"
     waits: Mapping[str, float] = field(default_factory=dict)
     sessions: int = 1000  # that each connection may open
-    log: Any = b""  # what SFTP serves as "log": bytes, or mmap for a large one; None: no SFTP
+    log: Any = b""  # what SFTP serves as "log", or the error that it raises; None: no SFTP
     log_size: int | None = -1  # what SFTP says that it has; -1: its real size, None: nothing
-    log_drops_at: int | None = None  # a read that reaches this byte ends the connection
+    log_read: Action = ()  # before each piece of it
     host_keys: Sequence[asyncssh.SSHKey] = field(
         default_factory=lambda: [asyncssh.generate_private_key("ssh-ed25519")]
     )
@@ -79,24 +80,38 @@ class MMP:
     first: Sequence[Mapping[str, Any]] = ()  # other settings for the first connections, one each
     host: str = "127.0.0.1"
 
+    # What came, in order: "connection", "login", "session", "command", "end of file" of the client,
+    # "end". And what else tests look at.
+    came: list[str] = field(default_factory=list, init=False)
+    times: list[float] = field(default_factory=list, init=False)  # of each
+    commands: list[str] = field(default_factory=list, init=False)
+    passwords: list[str] = field(default_factory=list, init=False)  # None are read if not accepted
+    messages: list[int] = field(
+        default_factory=list, init=False
+    )  # the numbers of clients' messages
+    offers: list[list[str]] = field(default_factory=list, init=False)  # wanted types of host keys
+    read_at: dict[int, int] = field(default_factory=dict, init=False)  # over SFTP: offset, length
+    address: str = field(init=False)
+    port: int = field(init=False)
+    # What it is made of
+    changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    open: list[asyncssh.SSHServerConnection] = field(default_factory=list, init=False)
+    sockets: list[socket.socket] = field(default_factory=list, init=False)
+    listener: socket.socket = field(init=False)
+    loop: asyncio.AbstractEventLoop = field(init=False)
+    thread: threading.Thread = field(init=False)
+
     def __post_init__(self) -> None:
-        assert all(hasattr(self, name) for settings in self.first for name in settings)
-        # In order: "connection", "login", "session", "command", "end of file" of the client, "end"
-        self.came: list[str] = []
-        self.times: list[float] = []  # of each
-        self.commands: list[str] = []
-        self.passwords: list[str] = []  # asyncssh reads none where it takes none
-        self.messages: list[int] = []  # the numbers of the messages from clients
-        self.offers: list[list[str]] = []  # the types of host keys that clients asked for
-        self.read_at: dict[int, int] = {}  # over SFTP: offset and length
-        self.changed = threading.Condition()
-        self.open: list[asyncssh.SSHServerConnection] = []
-        self.sockets: list[socket.socket] = []
+        assert all(name in MMP.__annotations__ for settings in self.first for name in settings)
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         self.listener = socket.create_server((self.host, 0), family=family, backlog=100)
         self.listener.setblocking(False)
-        self.port: int = self.listener.getsockname()[1]
+        self.port = self.listener.getsockname()[1]
         self.address = f"[{self.host}]:{self.port}".replace("[127.0.0.1]", "127.0.0.1")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        assert name in MMP.__annotations__, f"there is no setting {name}"
+        super().__setattr__(name, value)
 
     @property
     def connections(self) -> int:
@@ -200,16 +215,25 @@ class MMP:
 def _listen_in(connection: Any, mmp: MMP) -> None:
     """Record messages and wanted host keys, of which asyncssh tells in its debug log only."""
     finish, choose = connection._finish_recv_packet, connection.choose_server_host_key
+    process = connection.process_packet
 
     def finish_recv_packet(kind: int, *others: Any, **named: Any) -> None:
         mmp.messages.append(kind)
         finish(kind, *others, **named)
+
+    def process_packet(kind: int, *others: Any) -> Any:
+        try:
+            return process(kind, *others)
+        except asyncssh.Error:  # it hangs up, and so does not come to the end above
+            mmp.messages.append(kind)
+            raise
 
     def choose_server_host_key(kinds: Sequence[bytes]) -> bool:
         mmp.offers.append([kind.decode() for kind in kinds])
         return bool(choose(kinds))
 
     connection._finish_recv_packet = finish_recv_packet
+    connection.process_packet = process_packet
     connection.choose_server_host_key = choose_server_host_key
 
 
@@ -273,7 +297,8 @@ class _Connection(asyncssh.SSHServer):
     async def session_requested(self) -> Any:  # type: ignore[override]
         self.mmp.note("session")
         self.sessions += 1
-        await asyncio.sleep(self.how.waits.get("session", 0))
+        with contextlib.suppress(OSError, asyncssh.Error):
+            await take(self.how.session, self)
         if self.sessions > self.how.sessions:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "Too many sessions")
         return _Session(self)
@@ -284,7 +309,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
 
     def __init__(self, of: _Connection) -> None:
         self.mmp, self.how, self.connection, self.socket = of.mmp, of.how, of.connection, of.socket
-        files = None if self.how.log is None else functools.partial(_Files, self.mmp, self.how)
+        files = None if self.how.log is None else functools.partial(_Files, of)
         super().__init__(lambda _: None, files, 3, False)  # as _act() needs no call
         self.ended = asyncio.Event()
 
@@ -324,28 +349,23 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
 class _Files(asyncssh.SFTPServer):
     """The MMP's files, of which there is one, called log."""
 
-    def __init__(self, mmp: MMP, how: MMP, channel: Any) -> None:
+    def __init__(self, of: _Connection, channel: Any) -> None:
         super().__init__(channel)
-        self.mmp, self.how = mmp, how
+        self.mmp, self.how, self.socket = of.mmp, of.how, of.socket
 
-    def _find(self, path: bytes) -> bytes:
+    def open(self, path: bytes, pflags: int, attrs: object) -> object:
+        if isinstance(self.how.log, Exception):
+            raise self.how.log
         if path not in (b"log", b"/log"):
             raise asyncssh.SFTPNoSuchFile("No such file")
         return path
-
-    def open(self, path: bytes, pflags: int, attrs: object) -> object:
-        return self._find(path)
-
-    def stat(self, path: bytes) -> asyncssh.SFTPAttrs:
-        return self.fstat(self._find(path))
 
     def fstat(self, file_obj: object) -> asyncssh.SFTPAttrs:
         size = len(self.how.log) if self.how.log_size == -1 else self.how.log_size
         return asyncssh.SFTPAttrs(size=size)
 
-    def read(self, file_obj: object, offset: int, size: int) -> bytes:
-        if self.how.log_drops_at is not None and offset + size > self.how.log_drops_at:
-            self.connection.abort()
+    async def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        await take(self.how.log_read, self)
         data = bytes(self.how.log[offset : offset + size])
         self.mmp.read_at[offset] = len(data)
         return data

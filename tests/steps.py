@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Union
 
 import asyncssh
-from asyncssh.packet import UInt32
+from asyncssh.packet import Boolean, NameList, UInt32
 
 SUCCESS = (  # Cisco's three lines
     b"SUCCESS: Key and certificate pair match\n"
@@ -126,12 +126,19 @@ def reset(here: Any) -> None:
     here.connection.abort()
 
 
-def garbage(here: Any) -> None:
-    here.socket.send(b"\xff" * 4096)  # past asyncssh, which would encrypt it
+def nonsense(here: Any) -> None:
+    """Begin a key exchange that offers no algorithm."""
+    here.connection.send_packet(20, bytes(16), *[NameList([])] * 10, Boolean(False), UInt32(0))
 
 
-def refuse(here: Any) -> None:
-    here.connection.send_userauth_failure(False)
+def refuse_and_name(*methods: bytes) -> Step:
+    """Refuse the login, and say that these methods are accepted."""
+
+    def step(here: Any) -> None:
+        here.connection.send_packet(51, NameList(methods), Boolean(False))
+        raise asyncio.CancelledError  # or asyncssh would reply as well
+
+    return step
 
 
 def ask_for_new_password(here: Any) -> None:
@@ -149,6 +156,7 @@ def says(text: bytes = b"", end: Raw | None = None) -> Raw:
     def speak(connection: socket.socket) -> None:
         connection.sendall(text)
         if end:
+            connection.recv(65536)  # the client's banner: now nothing can fail earlier
             end(connection)
         while connection.recv(65536):
             pass
@@ -171,6 +179,15 @@ def resets(connection: socket.socket) -> None:
     connection.close()
 
 
+def says_goodbye(connection: socket.socket) -> None:
+    """SSH_MSG_DISCONNECT before anything is encrypted, and a FIN."""
+    payload = struct.pack(">BI", 1, 11) + b"\0\0\0\7Goodbye\0\0\0\2en"
+    padding = 16 - (len(payload) + 5) % 8
+    head = struct.pack(">IB", 1 + len(payload) + padding, padding)
+    connection.sendall(head + payload + bytes(padding))
+    ends(connection)
+
+
 def dribbles(connection: socket.socket) -> None:
     """A banner that never ends."""
     while True:  # until the connection is closed, which raises OSError
@@ -184,3 +201,15 @@ def refusing_address() -> Iterator[str]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def full_backlog() -> Iterator[str]:
+    """Yield the address of a listener that answers no further SYN, at least on Linux."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield "127.0.0.1:{1}".format(*listener.getsockname())

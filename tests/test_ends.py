@@ -8,15 +8,13 @@ be logged stands in a table. A row is one run of main() on one server for each c
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
 import webbridge_restart
-from conftest import Run, restarted
+from conftest import Clock, Run, restarted
 from mmp import MMP, PASSWORD
 from steps import (
     FOREVER,
@@ -96,22 +94,6 @@ ONCE_FOR_EACH_KIND = {
 # ---- The servers ---------------------------------------------------------------------------------
 
 
-class Clock:
-    """The script's time, which a server can let jump, so that nobody waits for a long limit."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
-
-    def nine_seconds_later(self, _: object) -> None:
-        self.ahead += 9.0
-
-    def time_is_up(self, _: object) -> None:
-        self.ahead += 1000.0
-
-
 def ending(name: str, cut: Cut, clock: Clock) -> list[Step]:
     """Return what a server does after the text of the cut.
 
@@ -161,8 +143,7 @@ IN_VAIN = {"end of file": "LATE_STATUS_SECONDS", "status 0, and open": "LATE_OUT
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    times = {**vars(time), "monotonic": clock.monotonic}
-    monkeypatch.setattr(webbridge_restart, "time", SimpleNamespace(**times))
+    clock.use(monkeypatch)
     limits = {"TICK": 0.01, "SECONDS_OF_SILENCE": 0.03}
     limits.update(LATE_OUTPUT_SECONDS=60.0, LATE_STATUS_SECONDS=60.0)
     for name, seconds in limits.items():
