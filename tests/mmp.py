@@ -18,7 +18,6 @@ import functools
 import logging
 import socket
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -83,7 +82,6 @@ class MMP:
     # What came, in order: "connection", "login", "session", "command", "end of file" of the client,
     # "end". And what else tests look at.
     came: list[str] = field(default_factory=list, init=False)
-    times: list[float] = field(default_factory=list, init=False)  # of each
     commands: list[str] = field(default_factory=list, init=False)
     passwords: list[str] = field(default_factory=list, init=False)  # None are read if not accepted
     messages: list[int] = field(
@@ -133,16 +131,12 @@ class MMP:
     def note(self, what: str) -> None:
         with self.changed:
             self.came.append(what)
-            self.times.append(time.monotonic())
             self.changed.notify_all()
 
     def wait_for(self, what: str, number: int = 1) -> None:
         """Return when so many have come, as note() has it; raises AssertionError if they do not."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.came.count(what) >= number, PATIENCE), what
-
-    def wait_for_connections(self, number: int = 1) -> None:
-        self.wait_for("connection", number)
 
     def wait_for_commands(self, number: int = 1) -> None:
         self.wait_for("command", number)

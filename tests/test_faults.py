@@ -107,21 +107,21 @@ def never_ends(_: int) -> None:
 MAYBE = f" {DOUBT}"
 HEARD = " It had answered: "
 CISCO = " | ".join(SUCCESS.decode().splitlines())
-LOST = "The connection broke off in the answer."
+LOST = "The connection broke off before the end of the answer."
 LOST_ALL = f"{LOST}{HEARD}{CISCO}.{MAYBE}"
 NO_SESSION = "The connection broke off while opening a session."
 TOO_MANY = "The server refused to open a session (code 4). Too many sessions may be open."
-KEYS_ONLY = "The server accepts no password, only {}. Use an account that has one."
-BY_HAND = "by hand: ssh -p {port} admin@127.0.0.1"
+KEYS_ONLY = "The server accepts no password, only {}. Use an account that logs in with a password."
+BY_HAND = "ssh -p {port} admin@127.0.0.1"
 REFUSED = (
     "Login refused. The password was sent once and is not sent again. Check it (from MMP_PASSWORD "
-    f"in the environment), then try once {BY_HAND} Other causes: a locked account, an MMP "
-    "'user host' or 'user duty' rule, or the server hung up."
+    f"in the environment), then try once by hand ({BY_HAND}). Other causes: a locked account, an "
+    "MMP 'user host' or 'user duty' rule, or the server hung up."
 )
 REFUSED_TWICE = REFUSED.replace("once and", "twice, the second time as an answer, and")
 NOT_ALONE = (
     "The server did not let this script in with the password alone. The password may have expired, "
-    f"or the server asks for more. Log in once {BY_HAND}"
+    f"or the server asks for more. Log in once by hand: {BY_HAND}"
 )
 NO_NAME = f"Cannot resolve {NAME}. Check how it is written, and DNS."
 NO_PORT = "[Errno None] Unable to connect to port {port} on 127.0.0.1"
@@ -136,7 +136,8 @@ FORGED = "2026-01-01 02:00:00.000000+00:00 Webbridge on server: 10.0.0.9 restart
 DRIVES = "\x1b[2J\x1b]0;owned\x07"  # clears a terminal, and writes its title
 DRIVES_SHOWN = r"\x1b[2J\x1b]0;owned\x07"
 LINES_SHOWN = " | ".join(LINES.decode().splitlines())[:300]
-NO_END = f"The answer does not end.{HEARD}{LINES_SHOWN}....{MAYBE}"
+TOO_LONG = "The answer is longer than any command's, so the rest was not heard."
+NO_END = f"{TOO_LONG}{HEARD}{LINES_SHOWN}....{MAYBE}"
 SAID = "The server answered: "
 UNKNOWN_COMMAND = (
     f"{SAID}Unknown command: webbridge (exit status 1). CMS 3.0 and newer have no Web Bridge 2. "
@@ -168,7 +169,7 @@ def no_ssh(said: str) -> str:
 
 def too_slow(seconds: int) -> str:
     place = "127.0.0.1 port {port}"
-    return f"Timed out after {seconds} s in the SSH handshake with {place}.{OVERLOADED}"
+    return f"Timed out after {seconds}.0 s in the SSH handshake with {place}.{OVERLOADED}"
 
 
 def nothing_in_common(what: str, is_old: bool = False) -> str:
@@ -363,7 +364,10 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def be_quick(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    """Shorten what paramiko and the system wait for this server; the script names its own limit."""
+    """Shorten what paramiko and the system wait for this server; the script names its own limit.
+
+    Its clock stands still, so that the limit has no fraction.
+    """
     start_client, create = paramiko.Transport.start_client, socket.create_connection
 
     def start_quickly(transport: paramiko.Transport, timeout: float) -> None:
@@ -374,6 +378,9 @@ def be_quick(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 
     monkeypatch.setattr(paramiko.Transport, "start_client", start_quickly)
     monkeypatch.setattr(socket, "create_connection", create_quickly)
+    now = CLOCK.monotonic()
+    monkeypatch.setattr(webbridge_restart.time, "monotonic", lambda: now)
+    monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.0)
 
 
 ROWS = [*STALLS, *DROPS, *STRANGERS, *LOGINS, *HOST_KEYS, *ANSWERS]
