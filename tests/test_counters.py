@@ -194,7 +194,7 @@ STATS = '{"new": [1, {"x": null}], "CMA": "14/17", "callLegs": "20/24", "name": 
         "Feb 29 09:02:21.594 user.info CMS host:webbridge: INFO : [DEBUGING] Stats 149, c:1, d:0",
         '2024-03-05T16:50:25.736 user.info cms01 "webbridge": INFO : [DEBUGGING] Stats 149, c:1',
         "2024-03-05 16:50:25,736 local0.info cms01 “webbridge”: INFO : [DEBUGGING] Stats 149, c:1",
-        "2024-03-05T16:50:25+01:00 user.info cms1 k webbridge [7] :\tINFO : [DEBUGGING] Stats 149 ,",
+        "2024-03-05T16:50:25+01:00 user.info cms1 k webbridge [7] :\tINFO : [DEBUGGING] Stats 149,",
         f"Jun 20 21:16:19 user.info acanosrv02 host:server:  INFO : STATS: {STATS}",
         f"Feb 23 09:02:21.594 user.info CMS host:server: INFO : STATS: {STATS}",
         f"2024-03-05T16:50:25.736 user.info cms01 extra host:server: INFO : STATS:{STATS}",
