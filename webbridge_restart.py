@@ -706,15 +706,10 @@ def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -
         raise Transient(f"{reason} Is it an MMP? Is the server overloaded?") from None
 
 
-class Connection(NamedTuple):
-    """A connection whose keys are exchanged, but not yet verified."""
-
-    transport: paramiko.Transport
-    host_key: paramiko.PKey
-
-
-def connect_once(turn: Turn, key_types: Collection[str], seconds: float) -> Connection:
-    """Return a connection; raises Trouble."""
+def connect_once(
+    turn: Turn, key_types: Collection[str], seconds: float
+) -> tuple[paramiko.Transport, paramiko.PKey]:
+    """Return a connection, and the host key that it showed, not yet verified; raises Trouble."""
     server, clock = turn.server, turn.clock
     ends_at = time.monotonic() + seconds
     connection = clock.call("connecting", lambda: dial(server, seconds), socket.socket.close)
@@ -729,14 +724,14 @@ def connect_once(turn: Turn, key_types: Collection[str], seconds: float) -> Conn
             security.key_types = names
         left = max(TICK, ends_at - time.monotonic())
         host_key = clock.call("connecting", lambda: shake_hands(transport, server, left))
-        return Connection(transport, host_key)
+        return transport, host_key
     except Exception:
         hang_up(transport)
         raise
 
 
-def connect(turn: Turn) -> Connection:
-    """Return a connection; tries again while there is time for a try. Raises Trouble."""
+def connect(turn: Turn) -> tuple[paramiko.Transport, paramiko.PKey]:
+    """Return what connect_once does; tries again while there is time for a try."""
     key_types = {key.get_name() for key in turn.access.keys_of(turn.server)}
     seconds = turn.clock.seconds * TRY_SHARE
     tries = 1
@@ -1476,8 +1471,9 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--ask-password", **flag, help=text)
     text = f"the stored host keys (default: {KNOWN_HOSTS_FILE.name} beside the script)"
     add("--known-hosts", **file, default=KNOWN_HOSTS_FILE, help=text)
-    text = """store and trust the host key of each server that has none stored; never replace one.
-        Meant for --check: without --check, the run then goes on and restarts"""
+    text = """store and trust the host key of each server that has none stored, and send it the
+        password; never replace a key. Meant for --check: without --check, the run goes on and
+        restarts"""
     add("--accept-new-host-keys", **flag, help=text)
     text = f"time for each server, in total (default: {SECONDS_PER_SERVER:g})"
     add("--timeout", type=SECONDS, metavar="SECONDS", default=SECONDS_PER_SERVER, help=text)
