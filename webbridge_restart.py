@@ -1472,8 +1472,8 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     text = f"the stored host keys (default: {KNOWN_HOSTS_FILE.name} beside the script)"
     add("--known-hosts", **file, default=KNOWN_HOSTS_FILE, help=text)
     text = """store and trust the host key of each server that has none stored, and send it the
-        password; never replace a key. Meant for --check: without --check, the run goes on and
-        restarts"""
+        password; never replace a key. Meant for --check: without --check, the run then goes on
+        and restarts"""
     add("--accept-new-host-keys", **flag, help=text)
     text = f"time for each server, in total (default: {SECONDS_PER_SERVER:g})"
     add("--timeout", type=SECONDS, metavar="SECONDS", default=SECONDS_PER_SERVER, help=text)
