@@ -895,8 +895,8 @@ def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) ->
 def ask(turn: Turn, command: str) -> Answer:
     """Log in, send the command, once, and return the answer; raises Trouble if it was not sent."""
     with log_in(turn) as transport:
-        # With a window as large as this, recv() never has to send, and so never blocks.
-        open_session = functools.partial(transport.open_session, window_size=16 * MAX_ANSWER_BYTES)
+        # recv() sends, and so may block, after a tenth of the window: hear() never takes so much.
+        open_session = functools.partial(transport.open_session, window_size=32 * MAX_ANSWER_BYTES)
         try:
             channel = turn.clock.call("opening a session", open_session)
         except paramiko.ChannelException as error:
@@ -968,7 +968,9 @@ def find_end(
         is_close = is_alive(channel.get_transport()) if we_ended else channel.eof_sent
         return "" if is_close else "The connection broke off before the end of the answer."
     is_late = since_status > LATE_OUTPUT_SECONDS or since_output_end > LATE_STATUS_SECONDS
-    return "" if is_late and not channel.recv_ready() else None
+    if is_late and is_alive(channel.get_transport()) and not channel.recv_ready():
+        return ""  # is_alive() took a while, so this also holds where this process was suspended
+    return None
 
 
 # ---- One server after another --------------------------------------------------------------------
