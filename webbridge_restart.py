@@ -866,11 +866,12 @@ def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) ->
     by_hand = f"ssh -p {turn.server.port} {name}@{turn.server.host}"
     try:
         still_wanted = turn.clock.call("logging in", login)
-    except paramiko.AuthenticationException as error:
-        methods: list[str] = getattr(error, "allowed_types", [])  # of BadAuthenticationType
+    except (paramiko.AuthenticationException, OSError, EOFError) as error:
+        named: list[str] = getattr(error, "allowed_types", [])  # of BadAuthenticationType
+        methods = [method for method in named if method]  # paramiko takes an empty list for [""]
         if "keyboard-interactive" in methods:
             return False
-        if methods:
+        if methods and "password" not in methods:
             only = show(", ".join(methods))
             hint = "Use an account that logs in with a password."
             raise Trouble(f"The server accepts no password, only {only}. {hint}") from None
@@ -879,7 +880,7 @@ def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) ->
             f"({turn.access.password_source}), then try once by hand ({by_hand}). Other causes: a "
             "locked account, an MMP 'user host' or 'user duty' rule, or the server hung up."
         ) from None
-    except (OSError, EOFError, paramiko.SSHException):
+    except paramiko.SSHException:
         still_wanted = ["something, for this was neither yes nor no"]
     if still_wanted:
         raise Trouble(
@@ -1228,9 +1229,9 @@ def read_end(file: paramiko.SFTPFile, limit: int) -> LogEnd:
     text, length = b"", 0
     while True:
         piece = file.read(MIB)
-        if not piece:
-            break
         text, length = (text + piece)[-limit:], length + len(piece)
+        if len(piece) < MIB:  # the end, which paramiko tells once: another read could wait for ever
+            break
     if start + length < size:
         raise Trouble("The log became shorter while it was read. Try again.")
     return LogEnd(text, start > 0 or length > limit)

@@ -235,6 +235,7 @@ DROPS = [
         for name, end in RAW_ENDS.items()
     ),
     Fault("a FIN in the login", mmp(login=[steps.hang_up, FOREVER]), REFUSED, NO_COMMAND),
+    Fault("a reset in the login", mmp(login=[steps.reset, FOREVER]), REFUSED, NO_COMMAND),
     Fault("a goodbye in the login", mmp(login=[steps.goodbye, FOREVER]), REFUSED, NO_COMMAND),
     Fault("nonsense in the login", mmp(login=[steps.nonsense, FOREVER]), NOT_ALONE, NO_COMMAND),
     *(
@@ -278,6 +279,7 @@ STRANGERS = [
 
 WRONG = {"password": "another"}
 EITHER = {"methods": "password,keyboard-interactive"}
+CHANGES = {"methods_left": "keyboard-interactive"}  # and then there is no question
 LEFT = {**EITHER, "methods_left": "keyboard-interactive"}
 HOSTILE_METHODS = steps.refuse_and_name(b"publickey", DRIVES.encode(), b"x" * 400)
 HOSTILE_SHOWN = KEYS_ONLY.format(f"publickey, {DRIVES_SHOWN}, {'x' * 400}"[:300] + "...")
@@ -285,6 +287,13 @@ LOGINS = [
     Fault("a wrong password", mmp(**WRONG), REFUSED, NO_COMMAND),
     Fault("a wrong password, or a question", mmp(**WRONG, **EITHER), REFUSED, NO_COMMAND),
     Fault("a wrong password, then a question only", mmp(**WRONG, **LEFT), REFUSED_TWICE, BOTH_READ),
+    Fault("a wrong password, then nothing", mmp(**WRONG, methods_left=""), REFUSED, NO_COMMAND),
+    Fault(
+        "a wrong password, a change of mind",
+        mmp(**WRONG, **CHANGES),
+        REFUSED_TWICE,
+        ANSWERED_IN_VAIN,
+    ),
     Fault("keys only", mmp(methods="publickey"), KEYS_ONLY.format("publickey"), NO_LOGIN),
     Fault("hostile names of methods", mmp(login=[HOSTILE_METHODS]), HOSTILE_SHOWN, NO_COMMAND),
     Fault("a question only", asks(["Password: "]), "", ANSWERED),

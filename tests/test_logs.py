@@ -139,7 +139,9 @@ def test_log_that_is_longer_than_it_says(run: Run, size: int | None) -> None:
 SHORTER = "The log became shorter while it was read. Try again."
 
 
-@pytest.mark.parametrize("missing", [1, 4 * REQUEST, 3 * MIB], ids=["a byte", "a part", "most"])
+@pytest.mark.parametrize(
+    "missing", [1, REQUEST, 4 * REQUEST, 3 * MIB], ids=["a byte", "a request", "a part", "most"]
+)
 def test_log_that_shrinks(run: Run, missing: int) -> None:
     """What is left of it still has counters, and they are old."""
     with MMP(log=SHORT_LOG, log_size=len(SHORT_LOG) + missing) as server:
