@@ -700,7 +700,7 @@ def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -
             words += f" If the server offers nothing newer than SHA-1, run: {install}"
         raise NothingInCommon(words) from None
     except (OSError, EOFError, paramiko.SSHException) as error:
-        reason = f"No usable SSH answer from {place}: {show(str(error))}."
+        reason = f"No usable SSH answer from {place}: {show(str(error)).rstrip('.')}."
         if transport.is_active():
             reason = f"Timed out after {seconds:.1f} s in the SSH handshake with {place}."
         raise Transient(f"{reason} Is it an MMP? Is the server overloaded?") from None
