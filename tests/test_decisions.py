@@ -511,7 +511,7 @@ def test_pause_is_between_two_servers_only(
     servers = [remote.at(each, connect=[begin], answer=answer) for each in (A, B, C)]
     ran = run(servers, *options.split())
     assert [round(at - times[0]) for at in times] == [0, pause, 2 * pause]
-    assert round(remote.now - times[0]) == 2 * pause
+    assert round(ran.seconds) == 2 * pause
     assert ran.err.count(f"FAILED after 0.0 s: {FAILURE_1}\n") == 3
 
 
@@ -525,7 +525,7 @@ def test_signal_ends_the_wait(
     cut_off = failed(mmp, "Cut off by SIGINT while connecting.")
     told = cut_off if tries else [restarted(mmp)]
     assert ran.log == [*told, f"Ended by SIGINT. Not attempted: {B}"]
-    assert (ran.status, remote.now, never.received) == (130, 1000, "")
+    assert (ran.status, ran.seconds, never.received) == (130, 0, "")
     assert mmp.received == ("connect" if tries else RESTARTED)
 
 
