@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import inspect
 import os
 import re
 import signal
@@ -811,8 +812,19 @@ def test_call_bridges_of_their_own(remote: Remote, run: Run, monkeypatch: Monkey
 # ---- What a new release of paramiko may change ---------------------------------------------------
 
 
-def test_names_that_paramiko_does_not_document() -> None:
-    """The script sets them, which would be in vain, and in silence, where one is gone."""
+def test_names_of_paramiko_that_the_script_leans_on() -> None:
+    """They are not in paramiko's documents: where one is gone, this fails first."""
     with socket.socket() as sock:
-        limits = vars(paramiko.Transport(sock))
-    assert {f"{each}_timeout" for each in ("banner", "handshake", "auth", "channel")} <= set(limits)
+        transport = paramiko.Transport(sock)
+    names = "banner_timeout handshake_timeout auth_timeout channel_timeout host_key_type"
+    for name in f"{names} remote_version".split():
+        assert hasattr(transport, name), name
+    assert transport.get_security_options().key_types
+    channel = paramiko.Channel(1)
+    assert not (channel.eof_received or channel.eof_sent or channel.closed)
+    assert channel.exit_status == -1 and not channel.status_event.is_set()
+    assert "max_concurrent_requests" in inspect.signature(paramiko.SFTPFile.prefetch).parameters
+    assert ASKS.allowed_types == ["publickey", "keyboard-interactive"]
+    assert KEY.fingerprint.startswith("SHA256:")
+    entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{A} ssh-ed25519 {KEY.get_base64()}")
+    assert entry is not None and entry.key == KEY
