@@ -836,9 +836,8 @@ def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
     raise Trouble("The server does not accept this answer.")
 
 
-def answer_once(password: str) -> Callable[[str, str, list[tuple[str, bool]]], list[str]]:
-    """Return what answers one question with the password, and no second one."""
-    unused = [password]
+def answer_from(unused: list[str]) -> Callable[[str, str, list[tuple[str, bool]]], list[str]]:
+    """Return what answers one question with the password, which it takes out of the list."""
 
     def answer(_title: str, _text: str, questions: list[tuple[str, bool]]) -> list[str]:
         shows_what_is_typed = any(echo for _, echo in questions)  # so it asks for something else
@@ -859,10 +858,9 @@ def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) ->
     name, password = MMP_USERNAME, turn.access.password
     # paramiko's fallback would send the password again, as the answer to any question.
     login = functools.partial(transport.auth_password, name, password, fallback=False)
-    sent = "once"
+    unused = [password]
     if as_answer:
-        login = functools.partial(transport.auth_interactive, name, answer_once(password))
-        sent = "twice, the second time as an answer,"
+        login = functools.partial(transport.auth_interactive, name, answer_from(unused))
     by_hand = f"ssh -p {turn.server.port} {name}@{turn.server.host}"
     try:
         still_wanted = turn.clock.call("logging in", login)
@@ -875,6 +873,7 @@ def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) ->
             only = show(", ".join(methods))
             hint = "Use an account that logs in with a password."
             raise Trouble(f"The server accepts no password, only {only}. {hint}") from None
+        sent = "once" if unused else "twice, the second time as an answer,"
         raise Trouble(
             f"Login refused. The password was sent {sent} and is not sent again. Check it "
             f"({turn.access.password_source}), then try once by hand ({by_hand}). Other causes: a "

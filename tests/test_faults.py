@@ -291,7 +291,7 @@ LOGINS = [
     Fault(
         "a wrong password, a change of mind",
         mmp(**WRONG, **CHANGES),
-        REFUSED_TWICE,
+        REFUSED,
         ANSWERED_IN_VAIN,
     ),
     Fault("keys only", mmp(methods="publickey"), KEYS_ONLY.format("publickey"), NO_LOGIN),
