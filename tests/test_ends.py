@@ -199,6 +199,7 @@ def test_reply_that_is_cut_and_ended(
 ) -> None:
     if name in IN_VAIN:
         monkeypatch.setattr(webbridge_restart, IN_VAIN[name], 0.01, raising=False)
+        monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", 0.01)  # the connection lives
     servers = [MMP(restart=[cut.text, *ending(name, cut, clock)]) for cut in cuts]
     expected = [row[KINDS.index(cut.kind)] for cut in cuts]
     assert_told(run, known_hosts, servers, [cut.text for cut in cuts], expected)
