@@ -183,22 +183,18 @@ class Report:
         self.quiet = quiet
         self.log_file: Path | None = None  # nothing is logged before it is set
         self.has_lost_lines = False
-        self.waiting = ""  # the line that the next one takes the place of
 
     def say(self, text: str, even_if_quiet: bool = False) -> None:
         if even_if_quiet or not self.quiet:
-            self.show_waiting("")
             self.write("stdout", f"{text}\n")
 
     def complain(self, text: str) -> None:
-        self.show_waiting("")
         self.write("stderr", f"{text}\n")
 
-    def show_waiting(self, text: str) -> None:
-        """On a terminal, show what is waited for. The next line takes the place of this."""
-        if not self.quiet and sys.stdout and sys.stdout.isatty() and text != self.waiting:
-            self.waiting = text
-            self.write("stdout", f"\r{text[:78]:78}\r")
+    def say_on_terminal(self, text: str) -> None:
+        """Say what is waited for, where somebody may be watching."""
+        if sys.stdout and sys.stdout.isatty():
+            self.say(text)
 
     def write(self, stream: str, text: str) -> None:
         """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
@@ -618,12 +614,13 @@ class Clock(NamedTuple):
         """
         self.refuse_if_over(doing)
         future = start(function)
-        while not concurrent.futures.wait([future], TICK).done:
-            sentence = self.cut_off(doing)
-            if sentence and discard:
+        try:
+            while not concurrent.futures.wait([future], TICK).done:
+                self.refuse_if_over(doing)
+        except Trouble:
+            if discard:
                 future.add_done_callback(lambda late: late.exception() or discard(late.result()))
-            if sentence:
-                raise Trouble(sentence)
+            raise
         return future.result()
 
 
@@ -791,16 +788,11 @@ def verify_host_key(key: paramiko.PKey, server: Server, access: Access) -> None:
     )
 
 
-def learn_host_key(turn: Turn) -> None:
-    """With --accept-new-host-keys, store and tell the key of a server that has none stored.
-
-    Sends no password; raises Trouble.
-    """
+def learn_host_key(key: paramiko.PKey, turn: Turn) -> None:
+    """Store the key of a server that has none stored, if that was asked for; raises Trouble."""
     server, access = turn.server, turn.access
     if not access.accept_new_host_keys or access.keys_of(server):
         return
-    transport, key = connect(turn)
-    hang_up(transport)
     file, name = access.known_hosts_file, server.known_as
     try:
         append(file, f"{name} {key.get_name()} {key.get_base64()}\n")
@@ -823,10 +815,10 @@ def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
     one, but may ask a question for it. It is a new one, because many servers hang up at a second
     request to log in.
     """
-    learn_host_key(turn)
     for as_answer in (False, True):
         transport, host_key = connect(turn)
         try:
+            learn_host_key(host_key, turn)
             verify_host_key(host_key, turn.server, turn.access)
             if send_password(turn, transport, as_answer):
                 yield transport
@@ -993,11 +985,11 @@ def take_turns(
     waiting = list(servers)
     while waiting and not stop.signal:
         server = waiting.pop(0)
-        report.show_waiting(f"Waiting for server {server} ...")
+        report.say_on_terminal(f"Waiting for server {server} ...")
         clock = Clock(stop, plan.options.timeout, time.monotonic())
         yield Turn(server, plan.access, clock, report)
         if waiting and pause:
-            report.show_waiting(f"Pausing {pause:g} s before server {waiting[0]} ...")
+            report.say_on_terminal(f"Pausing {pause:g} s before server {waiting[0]} ...")
             Clock(stop, pause, time.monotonic()).sleep(pause)
     if stop.signal:
         names = ", ".join(server.address for server in waiting) or "none"

@@ -240,7 +240,7 @@ def test_new_host_key_is_told_while_counting(run: Run, known_hosts: Path) -> Non
     assert (ran.out.splitlines()[0], ran.err, ran.status) == (told, "", 0)
     assert COUNTED in ran.out.splitlines()
     assert known_hosts.read_text() == f"{server.known_hosts_line}\n"
-    assert (server.connections, server.passwords) == (2, [PASSWORD])
+    assert (server.connections, server.passwords) == (1, [PASSWORD])
 
 
 def test_traceback_of_a_thread_that_reads_is_not_printed(
