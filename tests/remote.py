@@ -1,22 +1,26 @@
 """A mocked paramiko: a test states what is at an address as data, and sees there what was sent.
 
-    mmp = remote.at("10.48.79.194", connect=[REFUSED], answer=[b"FAILURE: a", 1, END, CLOSE])
-    assert run([mmp]).log == failed(mmp, "The server answered: FAILURE: a (exit status 1)")
+    mmp = remote.at("10.48.79.194", connect=[REFUSED], answer=[b"FAILURE: a", 1, "end", "close"])
+    assert remote.run().log == failed(mmp, "The server answered: FAILURE: a (exit status 1)")
     assert mmp.received == f"connect, {LOGIN}, session, webbridge restart, hang up"
 
+A step raises an exception, takes seconds (float), is a call, returns what it is given, "stalls" (it
+does not end) or "drops" (a handshake, before a hang-up). An answer is text, exit statuses (int),
+seconds of silence (float), exceptions, calls, and "end" (of file), "close", "lost" and "our end"
+(silence until that).
+
 Its Transport and Channel are paramiko's own without a network. The clock stands still, except in a
-sleep, in a look at an answer that meets silence, and in a call that hangs.
+sleep, in a step or a silence that takes seconds, and in a call that hangs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,30 +30,28 @@ import pytest
 from paramiko import PKey
 
 import webbridge_restart
-from conftest import CISCO, PASSWORD
+from conftest import CISCO, PASSWORD, Ran, Run
 
 PATIENCE = 30  # seconds of the real clock; then a test fails
 real_sleep, real_monotonic = time.sleep, time.monotonic
-# conftest.py shortens these, which is of no use where the clock is mocked.
-LENGTHS = ("SECONDS_BETWEEN_TRIES", "SECONDS_OF_SILENCE")
-REAL_LENGTHS = {name: getattr(webbridge_restart, name) for name in LENGTHS}
+LIMITS = {  # in full, where conftest.py shortens them; short, where they pass on the real clock
+    "SECONDS_BETWEEN_TRIES": webbridge_restart.SECONDS_BETWEEN_TRIES,
+    "SECONDS_OF_SILENCE": webbridge_restart.SECONDS_OF_SILENCE,
+    "TICK": 0.01,
+    "HANG_UP_SECONDS": 0.01,
+}
 
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 KEY, OTHER_KEY = (PKey.from_type_string("ssh-ed25519", BLOB + 32 * byte) for byte in (b"1", b"2"))
 ECDSA_KEY = paramiko.ECDSAKey.generate()
 
-STALLS, DROPS = "stalls", "drops"  # a step that does not end; a handshake with a hang-up after it
-# An answer is text, exit statuses (numbers), exceptions, calls, and these:
-END, CLOSE, LOST, SECOND, OUR_END = "end of file", "close", "lost", "silence", "until our end"
-WHOLE = [CISCO.encode(), 0, END, CLOSE]
+WHOLE = [CISCO.encode(), 0, "end", "close"]
 
 
 class Connection(socket.socket):
-    place: Place
-
-    @property
-    def is_closed(self) -> bool:
-        return self.fileno() == -1
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.place = place
 
 
 class Transport(paramiko.Transport):
@@ -61,12 +63,12 @@ class Transport(paramiko.Transport):
         keys = self.place.keys.pop(0) if len(self.place.keys) > 1 else self.place.keys[0]
         step = self.place.take("handshake")
         common = [key for key in keys if key.get_name() in self._preferred_keys]
-        if step == STALLS:  # paramiko returns in silence
+        if step == "stalls":  # paramiko returns in silence
             self.active, self.place.remote.now = True, self.place.remote.now + timeout
         elif common:
             self.host_key, self.host_key_type = common[0], common[0].get_name()
             self.initial_kex_done = self.active = True
-            self.drops = step == DROPS
+            self.drops = step == "drops"
         else:
             raise paramiko.ssh_exception.IncompatiblePeer("no acceptable host key")
 
@@ -102,7 +104,7 @@ class Transport(paramiko.Transport):
 
     def close(self) -> None:
         self.active = False
-        if not self.sock.is_closed:
+        if self.sock.fileno() != -1:
             self.place.take("hang up")
 
 
@@ -113,7 +115,7 @@ class Channel(paramiko.Channel):
         self.coming = list(self.place.answer)
 
     def exec_command(self, command: str) -> None:
-        if self.place.take(command, "exec") == STALLS:
+        if self.place.take(command, "exec") == "stalls":
             self.place.remote.wait()
 
     def shutdown_write(self) -> None:
@@ -127,31 +129,29 @@ class Channel(paramiko.Channel):
         """Meet the next thing that comes, or else a second of silence."""
         assert self.timeout and self.combine_stderr and nbytes < self.window_size  # never blocks
         self.place.remote.settle()
-        event = self.coming.pop(0) if self.coming else SECOND
+        event = self.coming.pop(0) if self.coming else 1.0
         if isinstance(event, bytes):
             return event
         if isinstance(event, Exception):
             raise event
-        self.meet(event)
-        if self.eof_received or self.closed:
-            return b""
-        raise socket.timeout
-
-    def meet(self, event: Any) -> None:
+        if event == "our end" and not self.eof_sent:
+            self.coming, event = [event, *self.coming], 1.0
         if callable(event):
             event()
+        elif isinstance(event, float):
+            self.place.remote.now += event
         elif isinstance(event, int):
             self.exit_status = event
             self.status_event.set()
-        elif event == END:
+        elif event == "end":
             self.eof_received = True
-        elif event == CLOSE:  # which paramiko answers with its own end of file
+        elif event == "close":  # which paramiko answers with its own end of file
             self.closed = self.eof_sent = True
-        elif event == LOST:
+        elif event == "lost":
             self.closed, self.transport.active = True, False
-        elif event == SECOND or not self.eof_sent:
-            self.place.remote.now += 1
-            self.coming[:0] = [OUR_END] if event == OUR_END else []
+        if self.eof_received or self.closed:
+            return b""
+        raise socket.timeout
 
 
 class Log(io.BytesIO):
@@ -188,22 +188,35 @@ class Place:
         self.received += f", {what}" if what and self.received else what
 
     def take(self, what: str, step: str = "") -> Any:
-        """Note what came, and do what is stated for it: raise, call or return it."""
+        """Note what came, and do what is stated for it: raise, take seconds, call or return it."""
         self.note(what)
         todo = self.steps.get(step or what)
         now = todo.pop(0) if todo else None  # afterwards all goes well
         if isinstance(now, Exception):
             raise now
+        if isinstance(now, float):
+            return self.remote.sleep(now)
         return now() if callable(now) else now
 
 
 class Remote:
-    def __init__(self, known_hosts: Path) -> None:
-        self.known_hosts, self.now = known_hosts, 1000.0  # the clock
+    """A network of such places."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> None:
+        self.known_hosts, self.run_on, self.now = known_hosts, run, 1000.0  # the clock
         self.places: dict[tuple[str, int], Place] = {}
         self.connections: list[Connection] = []
         self.before, self.waiting = set(threading.enumerate()), set[threading.Thread]()
         self.may_go_on = threading.Event()
+        patch.setattr(socket, "create_connection", self.connect)
+        patch.setattr(paramiko, "Transport", Transport)
+        patch.setattr(time, "monotonic", lambda: self.now)
+        patch.setattr(time, "sleep", self.sleep)
+        for name, seconds in LIMITS.items():
+            patch.setattr(webbridge_restart, name, seconds)
+        script = known_hosts.with_name(webbridge_restart.SCRIPT.name)
+        script.touch()  # parsing the real one in each run would take half of the time
+        patch.setattr(webbridge_restart, "SCRIPT", script)
 
     def at(self, address: str, known: Sequence[PKey] = (KEY,), **state: Any) -> Place:
         host, port = webbridge_restart.parse_address(address)
@@ -213,30 +226,35 @@ class Remote:
             file.writelines(f"{name} {key.get_name()} {key.get_base64()}\n" for key in known)
         return place
 
+    def run(self, *options: str) -> Ran:
+        """Run the script on all places, in the order of their first mention."""
+        return self.run_on(list(self.places.values()), *options)
+
     def connect(self, address: tuple[str, int], timeout: float) -> Connection:
         assert timeout == 18  # the share of a try in 60 seconds
         self.places[address].take("connect")
-        connection = Connection()
-        connection.place = self.places[address]
-        self.connections.append(connection)
-        return connection
+        self.connections.append(Connection(self.places[address]))
+        return self.connections[-1]
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def wait(self, after: Callable[[], object] = lambda: None) -> None:
+    def wait(self) -> None:
         """A step that returns at go_on()."""
-        after()
         self.waiting.add(threading.current_thread())
         assert self.may_go_on.wait(PATIENCE)
 
-    def hang(self) -> None:
-        """A step that takes an hour of the mocked clock, and in truth until go_on()."""
-        self.wait(lambda: self.sleep(3600))
+    def stuck(self, number: int | None) -> Callable[[], None]:
+        """Return a step in which a signal comes, or else an hour passes; it returns at go_on()."""
 
-    def interrupt(self, number: int) -> Callable[[], None]:
-        """Return a step in which a signal comes, and which returns at go_on()."""
-        return lambda: self.wait(lambda: signal.raise_signal(number))
+        def step() -> None:
+            if number is None:
+                self.sleep(3600)
+            else:
+                signal.raise_signal(number)
+            self.wait()
+
+        return step
 
     def settle(self) -> None:
         """Wait until every thread has ended, or waits in a step."""
@@ -251,23 +269,10 @@ class Remote:
         self.waiting.clear()
         self.settle()
 
-
-@contextlib.contextmanager
-def mocked(monkeypatch: pytest.MonkeyPatch, known_hosts: Path) -> Iterator[Remote]:
-    """Yield a network without a server; afterwards, nothing is left open or unforeseen."""
-    remote = Remote(known_hosts)
-    monkeypatch.setattr(socket, "create_connection", remote.connect)
-    monkeypatch.setattr(paramiko, "Transport", Transport)
-    monkeypatch.setattr(time, "monotonic", lambda: remote.now)
-    monkeypatch.setattr(time, "sleep", remote.sleep)
-    for name, length in {**REAL_LENGTHS, "TICK": 0.01, "HANG_UP_SECONDS": 0.01}.items():
-        monkeypatch.setattr(webbridge_restart, name, length)
-    script = known_hosts.with_name(webbridge_restart.SCRIPT.name)
-    script.touch()  # parsing the real one in each run would take half of the time
-    monkeypatch.setattr(webbridge_restart, "SCRIPT", script)
-    yield remote
-    remote.go_on()
-    left_open = [connection for connection in remote.connections if not connection.is_closed]
-    for connection in left_open:
-        connection.close()
-    assert left_open == []
+    def end(self) -> None:
+        """Nothing is left open or unforeseen."""
+        self.go_on()
+        left_open = [connection for connection in self.connections if connection.fileno() != -1]
+        for connection in left_open:
+            connection.close()
+        assert left_open == []

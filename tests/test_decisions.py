@@ -1,7 +1,7 @@
 """Every decision of a run, through main([...]) on a mocked paramiko: again or not, once or never.
 
 Only here can something happen at exactly one step, and a clock stand still. How real servers behave
-is in test_ends.py and test_real_servers.py; how an answer is judged, in rows, in test_judging.py.
+is in test_faults.py and test_ends.py; how an answer is judged, in rows, in test_judging.py.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import datetime
 import errno
 import inspect
 import os
-import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import paramiko
 import pytest
@@ -27,474 +27,334 @@ from pytest import MonkeyPatch, mark
 
 import webbridge_restart
 from conftest import CISCO, DOUBT, Run, error_of, failed, restarted, unstamped, with_advice
-from remote import (
-    CLOSE,
-    DROPS,
-    ECDSA_KEY,
-    END,
-    KEY,
-    LOST,
-    OTHER_KEY,
-    OUR_END,
-    SECOND,
-    STALLS,
-    WHOLE,
-    Place,
-    Remote,
-    mocked,
-)
+from remote import ECDSA_KEY, KEY, OTHER_KEY, WHOLE, Place, Remote
 
 A, B, C = "10.48.79.194", "10.48.79.195", "10.48.79.196"
 KEYS = "connect, handshake"
+LOOK = f"{KEYS}, hang up"
 LOGIN = f"{KEYS}, password"
+ASKED = f"{LOGIN}, hang up, {KEYS}"
 SESSION = f"{LOGIN}, session"
+SENT, ANSWERED, LOGGED_IN = f"{LOGIN}, hang up", f"{ASKED}, answer, hang up", f"{SESSION}, hang up"
 RESTARTED = f"{SESSION}, webbridge restart, hang up"
+OUR_ENDED = f"{SESSION}, webbridge restart, our end, hang up"
 CHECKED = f"{SESSION}, webbridge, hang up"
 READ = f"{SESSION}, sftp, log, hang up"
-REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-UNABLE = f"[Errno None] Unable to connect to port 22 on {A}"
-ASKS = BadAuthenticationType("no", ["publickey", "keyboard-interactive"])
-BY_HAND = f"ssh -p 22 admin@{A}"
-SAID = CISCO.strip().replace("\n", " | ")
-SETTINGS = [b"Enabled                 : true\nInterface whitelist     : a:443\n", 0, END, CLOSE]
-SLOW = "A slow server needs a higher --timeout."
+ACCEPT = "--accept-new-host-keys"
 SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SETTINGS = [b"Enabled                 : true\nInterface whitelist     : a:443\n", 0, "end", "close"]
 
 
 @pytest.fixture
-def remote(monkeypatch: MonkeyPatch, known_hosts: Path) -> Iterator[Remote]:
-    with mocked(monkeypatch, known_hosts) as remote:
-        yield remote
+def remote(monkeypatch: MonkeyPatch, known_hosts: Path, run: Run) -> Iterator[Remote]:
+    remote = Remote(monkeypatch, known_hosts, run)
+    yield remote
+    remote.end()
+
+
+# ---- One server, in rows -------------------------------------------------------------------------
 
 
 def shown(key: PKey) -> str:
     return f"{key.get_name()} {key.fingerprint}"
 
 
-# ---- Connecting: what is tried again -------------------------------------------------------------
+# Where a reason ends with "...", test_faults.py has the rest.
+UNABLE = f"[Errno None] Unable to connect to port 22 on {A}"
+NO_NETWORK = f"Cannot connect to {A} port 22: Network is unreachable."
+NO_TIME = f"Timed out after 18 s while connecting to {A} port 22."
+NO_ANSWER = f"No usable SSH answer from {A} port 22: {{}}. Is it an MMP? Is the server overloaded?"
+STALL = f"Timed out after {{}} s in the SSH handshake with {A} port 22..."
+NO_KEX = f"The server and paramiko {paramiko.__version__} have no algorithm in common: a..."
+KNOWN = f"The host key has CHANGED. Known: {shown(KEY)}."
+CHANGED = f"{KNOWN} Shown: {shown(OTHER_KEY)}. The password was not sent to it..."
+OTHER_TYPE = "The server has no host key of a known type: ssh-ed25519..."
+ONCE = "Login refused. The password was sent once and is not sent again..."
+TWICE = "Login refused. The password was sent twice, the second time as an answer, and..."
+NOT_ALONE = "The server did not let this script in with the password alone..."
+KEYS_ONLY = "The server accepts no password, only publickey..."
+NO_SESSION = "The server refused to open a session (code 4)..."
+BROKE_OFF = "The connection broke off while opening a session."
+OVER = "Cut off after 60 s while {}. A slow server needs a higher --timeout."
+HEARD_NOTHING = OVER.format("waiting for the answer")
+HEARD_A = f"{HEARD_NOTHING} It had answered: SUCCESS: a. {DOUBT}"
+HEARD = f" It had answered: {CISCO.strip()}. {DOUBT}".replace("\n", " | ")
+BROKEN = f"The connection broke off before the end of the answer.{HEARD}"
+TOO_LONG = "The answer is longer than any command's, so the rest was not heard..."
+UNCONFIRMED = "The answer does not confirm the restart:"
+SILENT = f"{UNCONFIRMED} nothing (exit status 0). {DOUBT}"
+NO_STATUS = f"{UNCONFIRMED} SUCCESS: a (no exit status). {DOUBT}"
+FAILURE = "The server answered: FAILURE: b"
+UNFORESEEN = rf"ZeroDivisionError: odd\x1b. {DOUBT}"
 
-PLACE, MMP = f"{A} port 22", "Is it an MMP? Is the server overloaded?"
-NO_ANSWER = f"No usable SSH answer from {PLACE}:"
-NO_NAME = f"Cannot resolve {A}. Check how it is written, and DNS."
-NO_TIME = f"Timed out after 18 s while connecting to {PLACE}."
-STALL = f"Timed out after 18.0 s in the SSH handshake with {PLACE}. {MMP}"
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+NO_ROUTE = OSError(errno.EHOSTUNREACH, "No route to host")
 UNREACHABLE = OSError(errno.ENETUNREACH, "Network is unreachable")
 RESET = ConnectionResetError(104, "Connection reset by peer")
-BANNER = SSHException("Error reading SSH protocol banner")
-PASSING = {  # a step, what it meets, and what is logged if it meets this three times
-    "refused": ("connect", REFUSED, UNABLE),
-    "no route": ("connect", OSError(errno.EHOSTUNREACH, "No route to host"), UNABLE),
-    "no network": ("connect", UNREACHABLE, f"Cannot connect to {PLACE}: Network is unreachable."),
-    "silent": ("connect", socket.timeout(), NO_TIME),
-    "no name": ("connect", socket.gaierror(-3, "?"), NO_NAME),
-    "reset": ("handshake", RESET, f"{NO_ANSWER} [Errno 104] Connection reset by peer. {MMP}"),
-    "ended": ("handshake", EOFError(), f"{NO_ANSWER} nothing. {MMP}"),
-    "no banner": ("handshake", BANNER, f"{NO_ANSWER} {BANNER}. {MMP}"),
-    "stall": ("handshake", STALLS, STALL),
+KEX = IncompatiblePeer("a")
+ASKS = BadAuthenticationType("no", ["publickey", "keyboard-interactive"])
+ONLY_KEYS = BadAuthenticationType("no", ["publickey"])
+NO = AuthenticationException("no")
+QUESTION, IN_CLEAR_TEXT = ("Password: ", False), ("User: ", True)
+CLOSED = [SSHException("Channel closed.")]  # a request without a reply
+ODD = ZeroDivisionError("odd\x1b")
+TEXT, A_LINE, B_LINE = CISCO.encode(), b"SUCCESS: a\n", b"FAILURE: b\n"
+
+
+def row(reason: str, received: str, *options: str, **state: Any) -> tuple[Any, ...]:
+    """Return why a server in this state is not restarted ("": it is), and what it receives."""
+    return state, reason, received, options
+
+
+DIALS, LOOKS = "connect, connect, connect", f"{LOOK}, {LOOK}, {LOOK}"
+ROWS = {
+    # What can pass is tried three times, while there is time for a whole try.
+    "refused": row(UNABLE, DIALS, connect=[REFUSED] * 3),
+    "no route": row(UNABLE, DIALS, connect=[NO_ROUTE] * 3),
+    "no network": row(NO_NETWORK, DIALS, connect=[UNREACHABLE] * 3),
+    "silent": row(NO_TIME, DIALS, connect=[socket.timeout()] * 3),
+    "no name": row(f"Cannot resolve {A}...", DIALS, connect=[socket.gaierror(-3, "?")] * 3),
+    "reset": row(NO_ANSWER.format(RESET), LOOKS, handshake=[RESET] * 3),
+    "ended": row(NO_ANSWER.format("nothing"), LOOKS, handshake=[EOFError()] * 3),
+    "no banner": row(NO_ANSWER.format("no"), LOOKS, handshake=[SSHException("no")] * 3),
+    "stall": row(STALL.format("18.0"), LOOKS, handshake=["stalls"] * 3),
+    "slow, and a stall": row(
+        STALL.format("8.0"), LOOKS, connect=[10.0] * 3, handshake=["stalls"] * 3
+    ),
+    "refused twice": row("", f"connect, connect, {RESTARTED}", connect=[REFUSED] * 2),
+    "ended twice": row("", f"{LOOK}, {LOOK}, {RESTARTED}", handshake=[EOFError()] * 2),
+    "just in time": row(
+        "", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED, 37.5], handshake=[EOFError()]
+    ),
+    "no time for a third try": row(
+        NO_ANSWER.format("nothing"),
+        f"connect, {LOOK}",
+        connect=[REFUSED, 38.5],
+        handshake=[EOFError()],
+    ),
+    # Without an algorithm in common, one more look shows which key a known server has instead.
+    "no kex": row(NO_KEX, f"{LOOK}, {LOOK}", handshake=[KEX] * 2),
+    "no kex, no known key": row(NO_KEX, LOOK, known=[], handshake=[KEX]),
+    "SSH 1": row(
+        "The server speaks only SSH 1...", LOOK, known=[], version="SSH-1.5-a", handshake=[KEX]
+    ),
+    "SSH 1 and 2": row(NO_KEX, LOOK, known=[], version="SSH-1.99-a", handshake=[KEX]),
+    # A wrong host key gets nothing, and is not stored. An attack must not read as an old server.
+    "new key": row(f"New host key, not trusted yet: {shown(KEY)}...", LOOK, known=[]),
+    "changed key": row(CHANGED, LOOK, keys=[[OTHER_KEY]]),
+    "changed key, and new ones are accepted": row(CHANGED, LOOK, ACCEPT, keys=[[OTHER_KEY]]),
+    "another type": row(OTHER_TYPE, f"{LOOK}, {LOOK}", ACCEPT, keys=[[ECDSA_KEY]]),
+    "another type, after drops": row(
+        OTHER_TYPE, f"{LOOKS}, {LOOK}", keys=[[ECDSA_KEY]], handshake=[EOFError()] * 2
+    ),
+    "changed key before an answer": row(
+        CHANGED, f"{ASKED}, hang up", login=[ASKS], keys=[[KEY], [OTHER_KEY]]
+    ),
+    "first known key of its type": row("", RESTARTED, known=[KEY, OTHER_KEY]),
+    "second known key of its type": row("", RESTARTED, known=[OTHER_KEY, KEY]),
+    "not paramiko's favourite": row("", RESTARTED, known=[ECDSA_KEY], keys=[[KEY, ECDSA_KEY]]),
+    # The password goes out once, and nothing is tried again.
+    "drop before it": row("The connection broke off before the login.", LOOK, handshake=["drops"]),
+    "login refused": row(ONCE, SENT, login=[NO]),
+    "keys only": row(KEYS_ONLY, SENT, login=[ONLY_KEYS]),
+    "one factor of two": row(NOT_ALONE, SENT, login=[["publickey"]]),
+    "expired": row(NOT_ALONE, SENT, login=[SSHException("Illegal info request")]),
+    "login reset": row(ONCE, SENT, login=[RESET]),
+    "login ended": row(ONCE, SENT, login=[EOFError()]),
+    "no session": row(NO_SESSION, LOGGED_IN, session=[paramiko.ChannelException(4, "a")]),
+    "session breaks": row(BROKE_OFF, LOGGED_IN, session=[SSHException("No existing session")]),
+    "session ends": row(BROKE_OFF, LOGGED_IN, session=[EOFError()]),
+    # As an answer, it goes out once more, on a connection of its own, which has its tries, too.
+    "question": row(
+        "",
+        f"{SENT}, connect, connect, {KEYS}, answer, session, webbridge restart, hang up",
+        login=[ASKS],
+        connect=[None, REFUSED, REFUSED],
+    ),
+    "answer refused": row(TWICE, ANSWERED, login=[ASKS], question=[NO]),
+    "answer and more": row(NOT_ALONE, ANSWERED, login=[ASKS], question=[["publickey"]]),
+    "asked twice": row(NOT_ALONE, ANSWERED, login=[ASKS], asks=[[QUESTION], [QUESTION]]),
+    "two questions": row(NOT_ALONE, f"{ASKED}, hang up", login=[ASKS], asks=[[QUESTION, QUESTION]]),
+    "in clear text": row(NOT_ALONE, f"{ASKED}, hang up", login=[ASKS], asks=[[IN_CLEAR_TEXT]]),
+    # The command goes out once, and our end of file once, after silence.
+    "silence": row("", RESTARTED, answer=[0, "end", "close"]),
+    "failure": row(
+        f"{FAILURE} (exit status 1)", RESTARTED, answer=[b"SUCCESS: a\r> FAILURE: b\r", 1, "end"]
+    ),
+    "no status": row("", RESTARTED, answer=[TEXT, "end", "close"]),
+    "loss": row(BROKEN, RESTARTED, answer=[TEXT, "lost"]),
+    "status in time": row("", RESTARTED, answer=[A_LINE, "end", 9.0, 0]),
+    "status too late": row(NO_STATUS, RESTARTED, answer=[A_LINE, "end", 1.0, 10.0, 0]),
+    "end in time": row(FAILURE, RESTARTED, answer=[0, 1.0, B_LINE, "end"]),
+    "end too late": row("", RESTARTED, answer=[0, 1.0, 2.0, 1.0, B_LINE, "end"]),
+    "endless": row(TOO_LONG, RESTARTED, answer=[b"x" * (1 << 20), b"x"]),
+    "refused to run": row(
+        "The server refused to run the command.", RESTARTED, answer=["close"], exec=CLOSED
+    ),
+    "refused to run, but a status": row(SILENT, RESTARTED, answer=[0, "end", "close"], exec=CLOSED),
+    "text before the reply": row("", RESTARTED, answer=[TEXT, 0, "end", "close"], exec=CLOSED),
+    "no reply, but text": row("", RESTARTED, answer=[TEXT, 0, "end"], exec=["stalls"]),
+    "no reply, and silence": row(SILENT, RESTARTED, answer=[1.0, 0, "end"], exec=["stalls"]),
+    "waits for our end": row("", OUR_ENDED, answer=[TEXT, "our end", 0, "end", "close"]),
+    "closes at our end": row("", OUR_ENDED, answer=[TEXT, "our end", "close"]),
+    "breaks at our end": row(BROKEN, OUR_ENDED, answer=[TEXT, "our end", "lost"]),
+    "fails after our end": row(FAILURE, OUR_ENDED, answer=[TEXT, "our end", B_LINE]),
+    "never ends": row(f"{HEARD_NOTHING}{HEARD}", OUR_ENDED, answer=[TEXT, "our end"]),
+    "10 s are no silence": row("", RESTARTED, answer=[TEXT, 10.0, 0, "end"]),
+    "half a line": row(HEARD_A, RESTARTED, answer=[b"SUCCESS: a"]),
+    "failure at the last moment": row(FAILURE, RESTARTED, answer=[60.0, B_LINE]),
+    "text at the last moment": row(HEARD_A, RESTARTED, answer=[60.0, A_LINE]),
+    # A step that takes all of the time is the last one.
+    "all time for the key": row(OVER.format("logging in"), LOOK, handshake=[60.0]),
+    "all time for the login": row(OVER.format("opening a session"), SENT, login=[60.0]),
+    "all time for the session": row(OVER.format("opening a session"), LOGGED_IN, session=[60.0]),
+    # What nobody foresaw leaves the restart in doubt.
+    "odd in the handshake": row(UNFORESEEN, LOOK, handshake=[ODD]),
+    "odd in the login": row(UNFORESEEN, SENT, login=[ODD]),
+    "odd in the answer": row(UNFORESEEN, RESTARTED, answer=[A_LINE, ODD]),
 }
 
 
-@mark.parametrize(("step", "event", "reason"), PASSING.values(), ids=PASSING)
-def test_what_can_pass_is_tried_three_times(
-    remote: Remote, run: Run, step: str, event: Any, reason: str
+@mark.parametrize(("state", "reason", "received", "options"), ROWS.values(), ids=ROWS)
+def test_one_server(
+    remote: Remote, state: dict[str, Any], reason: str, received: str, options: tuple[str, ...]
 ) -> None:
-    one_try = "connect" if step == "connect" else f"{KEYS}, hang up"
-    first, second = remote.at(A, **{step: [event] * 3}), remote.at(B, **{step: [event] * 2})
-    ran = run([first, second])
-    assert ran.log == [*failed(first, reason), restarted(second)]
-    assert first.received == ", ".join([one_try] * 3)
-    assert second.received == f"{one_try}, {one_try}, {RESTARTED}"
-    took = "58.0" if event == STALLS else "4.0"  # with 2 s between two tries
-    assert ran.err == f"Server 1 ({A}) FAILED after {took} s: {with_advice(reason)}\n"
-    assert ran.status == 1
+    """The server after it is restarted, whatever happens."""
+    mmp, following = remote.at(A, **state), remote.at(B)
+    known = remote.known_hosts.read_text()
+    ran = remote.run(*options)
+    if reason.endswith("..."):
+        assert ran.log[1].startswith(reason[:-3])
+        reason = ran.log[1]
+    told = failed(mmp, reason) if reason else [restarted(mmp)]
+    assert ran.log == [*told, restarted(following)]
+    line = f"Server 1 ({A}) FAILED after {ran.seconds:.1f} s: {with_advice(reason)}\n"
+    assert (ran.status, ran.err) == ((1, line) if reason else (0, ""))
+    assert (mmp.received, following.received) == (received, RESTARTED)
+    assert remote.known_hosts.read_text() == known
 
 
-@mark.parametrize(("seconds", "tries"), [(40, 2), (41, 1)], ids=str)
-def test_no_try_is_begun_without_time_for_it(
-    remote: Remote, run: Run, seconds: float, tries: int
-) -> None:
-    """The reason is then in the log, instead of a cut-off a moment later."""
-    mmp = remote.at(A, connect=[lambda: remote.sleep(seconds)], handshake=[EOFError()] * 2)
-    assert run([mmp]).log == failed(mmp, f"{NO_ANSWER} nothing. {MMP}")
-    assert mmp.received == ", ".join([f"{KEYS}, hang up"] * tries)
+# ---- More of connections -------------------------------------------------------------------------
 
 
-@mark.parametrize(("known", "tries"), [([KEY], 2), ([], 1)], ids=["known", "unknown"])
-def test_nothing_in_common(remote: Remote, run: Run, known: list[PKey], tries: int) -> None:
-    """If a key of the server is known, one more look shows which key it has instead."""
-    mmp = remote.at(A, known, handshake=[IncompatiblePeer("no acceptable kex") for _ in range(4)])
-    version, log = paramiko.__version__, run([mmp]).log
-    words = f"The server and paramiko {version} have no algorithm in common: no acceptable kex."
-    assert log[1].startswith(words)
-    assert ('-m pip install "paramiko<5"' in log[1]) == (not version.startswith("4."))
-    assert mmp.received == ", ".join([f"{KEYS}, hang up"] * tries)
-
-
-@mark.parametrize(("version", "is_old"), [("1.5", True), ("1.99", False)], ids=str)
-def test_ssh_1(remote: Remote, run: Run, version: str, is_old: bool) -> None:
-    mmp = remote.at(A, [], version=f"SSH-{version}-x", handshake=[IncompatiblePeer("a")])
-    reason = "The server speaks only SSH 1. It is no MMP of CMS 2.x."
-    assert (run([mmp]).log == failed(mmp, reason)) == is_old
-
-
-def test_names_ports_and_ipv6(remote: Remote, run: Run) -> None:
-    servers = remote.at("CMS2.example.com"), remote.at("[2001:db8::3]:2222"), remote.at(f"{A}:2222")
-    assert run(servers).log == [restarted(server) for server in servers]
+def test_names_ports_and_ipv6(remote: Remote) -> None:
+    servers = [remote.at(each) for each in ("CMS2.example.com", "[2001:db8::3]:2222", f"{A}:2222")]
+    assert remote.run().log == [restarted(server) for server in servers]
     assert [server.received for server in servers] == [RESTARTED] * 3
 
 
-# ---- The host key, before anything is sent -------------------------------------------------------
-
-NOT_SENT = "The password was not sent to it."
-
-
-def changed(mmp: Place, known: PKey, key: PKey, file: Path) -> list[str]:
-    """Return the log lines of a host key that is not the known one."""
-    what = f"The host key has CHANGED. Known: {shown(known)}."
-    if known.get_name() != key.get_name():
-        what = f"The server has no host key of a known type: {known.get_name()}."
-    return failed(
-        mmp,
-        f"{what} Shown: {shown(key)}. {NOT_SENT} This may be an attack. Only if you know that the "
-        f'server has a new key, delete the old one (ssh-keygen -R "{mmp.address}" -f "{file}"), '
-        "then store the new one with --check --accept-new-host-keys.",
-    )
-
-
-def test_new_key_gets_nothing(remote: Remote, run: Run, known_hosts: Path) -> None:
-    mmp = remote.at(A, known=[])
-    reason = (
-        f"New host key, not trusted yet: {shown(KEY)}. It is not in {known_hosts}. {NOT_SENT} "
-        "Compare the fingerprint with the server's own, then store the key with "
-        "--check --accept-new-host-keys."
-    )
-    assert run([mmp]).log == failed(mmp, reason)
-    assert mmp.received == f"{KEYS}, hang up"
-
-
-@mark.parametrize("option", ["--verbose", "--accept-new-host-keys"])
-@mark.parametrize(
-    ("key", "drops", "looks"), [(OTHER_KEY, 0, 1), (ECDSA_KEY, 0, 2), (ECDSA_KEY, 2, 4)]
-)
-def test_changed_key_gets_nothing(
-    remote: Remote, run: Run, known_hosts: Path, key: PKey, drops: int, looks: int, option: str
-) -> None:
-    """Nor is it stored. Only a second look shows a key of a type that was not asked for.
-
-    It is told even after two dropped connections: an attack must not read as an old server.
-    """
-    mmp = remote.at(A, known=[KEY], keys=[[key]], handshake=[EOFError()] * drops)
-    assert run([mmp], option).log == changed(mmp, KEY, key, known_hosts)
-    assert mmp.received == ", ".join([f"{KEYS}, hang up"] * looks)
-    assert len(known_hosts.read_text().splitlines()) == 1
-
-
-@mark.parametrize(
-    ("known", "has"),
-    [([OTHER_KEY, KEY], KEY), ([KEY, OTHER_KEY], KEY), ([ECDSA_KEY], ECDSA_KEY)],
-    ids=["first of its type", "second of its type", "not paramiko's favourite"],
-)
-def test_any_known_key_is_right(remote: Remote, run: Run, known: list[PKey], has: PKey) -> None:
-    mmp = remote.at(A, known, keys=[[has] if has == KEY else [KEY, has]])
-    assert run([mmp]).log == [restarted(mmp)]
-    assert mmp.received == RESTARTED
-
-
-def test_new_key_is_stored_and_then_required(remote: Remote, run: Run, known_hosts: Path) -> None:
+def test_new_key_is_stored_and_then_required(remote: Remote) -> None:
     """On a line of its own. Somebody else may answer the next connection."""
-    known_hosts.write_text("# mine")
+    remote.known_hosts.write_text("# mine")
     mmp = remote.at(A, known=[])
     other = remote.at(B, known=[], keys=[[KEY], [OTHER_KEY]], login=[ASKS])
-    ran = run([mmp, other], "--accept-new-host-keys")
-    assert ran.log == [restarted(mmp), *changed(other, KEY, OTHER_KEY, known_hosts)]
+    ran = remote.run(ACCEPT)
+    assert ran.log[2].startswith(CHANGED[:-3])
+    assert ran.log == [restarted(mmp), *failed(other, ran.log[2])]
     assert ran.out == (
         f"Server 1 ({A}): new host key stored: {shown(KEY)}\n"
         f"Server 1 ({A}) restarted in 0.0 s\n"
         f"Server 2 ({B}): new host key stored: {shown(KEY)}\n"
         "Restarted 1 of 2 servers.\n"
     )
-    assert mmp.received == RESTARTED
-    assert other.received == f"{ASKED}, hang up"
+    assert (mmp.received, other.received) == (RESTARTED, f"{ASKED}, hang up")
     lines = [f"{each} ssh-ed25519 {KEY.get_base64()}" for each in (A, B)]
-    assert known_hosts.read_text().splitlines() == ["# mine", *lines]
+    assert remote.known_hosts.read_text().splitlines() == ["# mine", *lines]
 
 
-@mark.parametrize("option", ["--check", "--sessions"])
-def test_new_key_is_told_whatever_follows(remote: Remote, run: Run, option: str) -> None:
-    mmp = remote.at(A, known=[], login=[AuthenticationException()])
-    told = f"Server 1 ({A}): new host key stored: {shown(KEY)}\n"
-    assert run([mmp], option, "--accept-new-host-keys").out.startswith(told)
-    assert mmp.received == f"{LOGIN}, hang up"
-
-
-def test_new_key_that_cannot_be_stored_gets_no_password(
-    remote: Remote, run: Run, tmp_path: Path
-) -> None:
+def test_new_key_that_cannot_be_stored_gets_no_password(remote: Remote, tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "known_hosts"
     mmp = remote.at(A)
     reason = f"Cannot write to {file}: {os.strerror(errno.ENOENT)}. No password was sent."
-    options = ["--known-hosts", str(file), "--accept-new-host-keys"]
-    assert run([mmp], *options).log == failed(mmp, reason)
-    assert mmp.received == f"{KEYS}, hang up"
+    assert remote.run("--known-hosts", str(file), ACCEPT).log == failed(mmp, reason)
+    assert mmp.received == LOOK
 
 
-# ---- The login: the password goes out once, and nothing is tried again ---------------------------
-
-PASSWORD_QUESTION, TOKEN = ("Password: ", False), ("Token: ", False)
-ASKED = f"{LOGIN}, hang up, {KEYS}"
-ANSWERED = f"{ASKED}, answer"
-NOT_ALONE = (
-    "The server did not let this script in with the password alone. The password may have expired, "
-    f"or the server asks for more. Log in once by hand: {BY_HAND}"
-)
-
-
-def login_refused(sent: str) -> str:
-    return (
-        f"Login refused. The password was sent {sent} and is not sent again. Check it (from "
-        f"MMP_PASSWORD in the environment), then try once by hand ({BY_HAND}). Other causes: a "
-        "locked account, an MMP 'user host' or 'user duty' rule, or the server hung up."
-    )
-
-
-ONCE, TWICE = login_refused("once"), login_refused("twice, the second time as an answer,")
-PUBLIC_KEY = (
-    "The server accepts no password, only publickey. Use an account that logs in with a password."
-)
-NO_SESSION = "The server refused to open a session (code 4). Too many sessions may be open."
-BROKE_OFF_BEFORE = "The connection broke off before the login."
-BROKE_OFF = "The connection broke off while opening a session."
-REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {  # at which step, the reason, what was sent
-    "hang-up before it": ({"handshake": [DROPS]}, BROKE_OFF_BEFORE, KEYS),
-    "refused": ({"login": [AuthenticationException("no")]}, ONCE, LOGIN),
-    "keys only": ({"login": [BadAuthenticationType("no", ["publickey"])]}, PUBLIC_KEY, LOGIN),
-    "one factor of two": ({"login": [["publickey"]]}, NOT_ALONE, LOGIN),
-    "expired": ({"login": [SSHException("Illegal info request")]}, NOT_ALONE, LOGIN),
-    "reset": ({"login": [RESET]}, ONCE, LOGIN),
-    "ended": ({"login": [EOFError()]}, ONCE, LOGIN),
-    "answer refused": ({"question": [AuthenticationException("no")]}, TWICE, ANSWERED),
-    "answer and more": ({"question": [["publickey"]]}, NOT_ALONE, ANSWERED),
-    "asked twice": ({"asks": [[PASSWORD_QUESTION], [PASSWORD_QUESTION]]}, NOT_ALONE, ANSWERED),
-    "asked two things": ({"asks": [[PASSWORD_QUESTION, TOKEN]]}, NOT_ALONE, ASKED),
-    "shows what is typed": ({"asks": [[("User: ", True)]]}, NOT_ALONE, ASKED),
-    "no session": ({"session": [paramiko.ChannelException(4, "a")]}, NO_SESSION, SESSION),
-    "session breaks": ({"session": [SSHException("No existing session")]}, BROKE_OFF, SESSION),
-    "session ends": ({"session": [EOFError()]}, BROKE_OFF, SESSION),
-}
-
-
-@mark.parametrize(("state", "reason", "sent"), REFUSALS.values(), ids=REFUSALS)
-def test_refusal_ends_it(
-    remote: Remote, run: Run, state: dict[str, Any], reason: str, sent: str
-) -> None:
-    login = [] if "session" in state else [ASKS]
-    mmp, following = remote.at(A, **{"login": login, **state}), remote.at(B)
-    assert run([mmp, following]).log == [*failed(mmp, reason), restarted(following)]
-    assert mmp.received == f"{sent}, hang up"
-
-
-def test_question_is_answered_on_a_connection_of_its_own(remote: Remote, run: Run) -> None:
-    """Which has its tries, too."""
-    mmp = remote.at(A, login=[ASKS], connect=[None, REFUSED, REFUSED])
-    assert run([mmp]).log == [restarted(mmp)]
-    answered = f"{KEYS}, answer, session, webbridge restart, hang up"
-    assert mmp.received == f"{LOGIN}, hang up, connect, connect, {answered}"
-
-
-def test_question_on_a_connection_with_another_key_gets_nothing(
-    remote: Remote, run: Run, known_hosts: Path
-) -> None:
-    mmp = remote.at(A, login=[ASKS], keys=[[KEY], [OTHER_KEY]])
-    assert run([mmp]).log == changed(mmp, KEY, OTHER_KEY, known_hosts)
-    assert mmp.received == f"{ASKED}, hang up"
-
-
-# ---- The command: it goes out once ---------------------------------------------------------------
-
-TEXT = CISCO.encode()
-HEARD = f"It had answered: {SAID}. {DOUBT}"
-BROKEN = f"The connection broke off before the end of the answer. {HEARD}"
-CUT_OFF = f"Cut off after 60 s while waiting for the answer. {SLOW}"
-TOO_LONG = (
-    "The answer is longer than any command's, so the rest was not heard. "
-    f"It had answered: {'x' * 300}.... {DOUBT}"
-)
-UNCONFIRMED = "The answer does not confirm the restart:"
-NOTHING = f"{UNCONFIRMED} nothing (exit status 0). {DOUBT}"
-NO_STATUS = f"{UNCONFIRMED} SUCCESS: a (no exit status). {DOUBT}"
-FAILURE, FAILURE_1 = (f"The server answered: FAILURE: b{end}" for end in ("", " (exit status 1)"))
-CLOSED = {"exec": [SSHException("Channel closed.")]}  # of a request without a reply
-ANSWERS: dict[str, tuple[list[Any], dict[str, Any], str]] = {  # the reason: "" for a success
-    "silence": ([0, END, CLOSE], {}, ""),
-    "failure": ([b"SUCCESS: a\r> FAILURE: b\r", 1, END], {}, FAILURE_1),
-    "no status": ([TEXT, END, CLOSE], {}, ""),
-    "loss": ([TEXT, LOST], {}, BROKEN),
-    "status in time": ([b"SUCCESS: a", END, *[SECOND] * 9, 0], {}, ""),
-    "status too late": ([b"SUCCESS: a", END, *[SECOND] * 11, 0], {}, NO_STATUS),
-    "end in time": ([0, SECOND, b"FAILURE: b", END], {}, FAILURE),
-    "end too late": ([0, *[SECOND] * 4, b"FAILURE: b", END], {}, ""),
-    "endless": ([b"x" * (1 << 20), b"x" * 9], {}, TOO_LONG),
-    "refused": ([CLOSE], CLOSED, "The server refused to run the command."),
-    "refused, but a status": ([0, END, CLOSE], CLOSED, NOTHING),
-    "before the reply": ([TEXT, 0, END, CLOSE], CLOSED, ""),
-    "no reply, but text": ([TEXT, 0, END], {"exec": [STALLS]}, ""),
-    "no reply, and silence": ([SECOND, 0, END], {"exec": [STALLS]}, NOTHING),
-    "waits for our end": ([TEXT, OUR_END, 0, END, CLOSE], {}, ""),
-    "closes at our end": ([TEXT, OUR_END, CLOSE], {}, ""),
-    "breaks at our end": ([TEXT, OUR_END, LOST], {}, BROKEN),
-    "fails after our end": ([TEXT, OUR_END, b"FAILURE: b\n"], {}, FAILURE),
-    "never ends": ([TEXT, OUR_END], {}, f"{CUT_OFF} {HEARD}"),
-    "10 s are no silence": ([TEXT, *[SECOND] * 10, 0, END], {}, ""),
-    "half a line": ([b"SUCCESS: a"], {}, f"{CUT_OFF} It had answered: SUCCESS: a. {DOUBT}"),
-    "no text": ([], {}, f"{CUT_OFF} {DOUBT}"),
-}
-
-
-@mark.parametrize(("answer", "state", "reason"), ANSWERS.values(), ids=ANSWERS)
-def test_answer(remote: Remote, run: Run, answer: Any, state: dict[str, Any], reason: str) -> None:
-    """Our end of file goes out once, after silence. The next server gets its turn."""
-    mmp, following = remote.at(A, answer=answer, **state), remote.at(B)
-    ran = run([mmp, following])
-    told = failed(mmp, reason) if reason else [restarted(mmp)]
-    assert ran.log == [*told, restarted(following)]
-    our_end = ", our end" if OUR_END in answer else ""
-    assert mmp.received == f"{SESSION}, webbridge restart{our_end}, hang up"
-    assert ran.status == (1 if reason else 0)
-
-
-# ---- What nobody foresaw -------------------------------------------------------------------------
-
-
-@mark.parametrize("step", ["connect", "handshake", "login", "session", "answer"])
-def test_unforeseen_trouble_is_of_one_server(remote: Remote, run: Run, step: str) -> None:
-    """A restart may have happened; a check restarts nothing."""
-    odd = [b"SUCCESS: a", ZeroDivisionError("odd\x1b")][step != "answer" :]
-    for options, doubt in ([], f" {DOUBT}"), (["--check"], ""):
-        mmp, following = remote.at(A, **{step: odd}), remote.at(B)
-        ran = run([mmp, following], *options)
-        reason = rf"ZeroDivisionError: odd\x1b.{doubt}"
-        assert ran.err.startswith(f"Server 1 ({A}) FAILED after 0.0 s: {reason}\n")
-        assert ran.log == ([] if options else [*failed(mmp, reason), restarted(following)])
-        assert following.received == (CHECKED if options else RESTARTED)
-        assert mmp.received.count("password") <= 1
-
-
-def test_system_without_more_threads(remote: Remote, run: Run, monkeypatch: MonkeyPatch) -> None:
-    real, refusals = threading.Thread.start, [RuntimeError("can't start new thread")]
-
-    def start(thread: threading.Thread) -> None:
-        if refusals:
-            raise refusals.pop()
-        real(thread)
+def test_system_without_more_threads(remote: Remote, monkeypatch: MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    mmp, following = remote.at(A), remote.at(B)
-    reason = f"RuntimeError: can't start new thread. {DOUBT}"
-    assert run([mmp, following]).log == [*failed(mmp, reason), restarted(following)]
-    assert (mmp.received, following.received) == ("", RESTARTED)
+    mmp = remote.at(A)
+    assert remote.run().log == failed(mmp, f"RuntimeError: can't start new thread. {DOUBT}")
+    assert mmp.received == ""
 
 
 # ---- Cut off: nothing is sent after it -----------------------------------------------------------
 
 STEPS = {  # what was sent when it ended there, and what it was doing
     "connect": ("connect", "connecting"),
-    "handshake": (f"{KEYS}, hang up", "connecting"),
-    "login": (f"{LOGIN}, hang up", "logging in"),
-    "question": (f"{ANSWERED}, hang up", "logging in"),
-    "session": (f"{SESSION}, hang up", "opening a session"),
+    "handshake": (LOOK, "connecting"),
+    "login": (SENT, "logging in"),
+    "question": (ANSWERED, "logging in"),
+    "session": (LOGGED_IN, "opening a session"),
     "exec": (RESTARTED, "waiting for the answer"),
 }
 
 
-def cut_off_at(remote: Remote, step: str, how: Callable[[], object]) -> Place:
-    """Return a server at which a step takes too long, and which says nothing."""
-    login = [ASKS] if step == "question" else []
-    return remote.at(A, **{"login": login, step: [how]}, answer=[])
-
-
+@mark.parametrize("how", ["time", *SIGNALS])
 @mark.parametrize("step", STEPS)
-def test_cut_off_by_time(remote: Remote, run: Run, step: str) -> None:
+def test_cut_off(remote: Remote, step: str, how: str) -> None:
     """What returns late has no effect; a connection that comes late is closed (see remote.py)."""
-    mmp, following = cut_off_at(remote, step, remote.hang), remote.at(B)
-    ran = run([mmp, following])
-    remote.go_on()
     received, doing = STEPS[step]
     doubt = f" {DOUBT}" if step == "exec" else ""
-    reason = f"Cut off after 60 s while {doing}. {SLOW}{doubt}"
-    assert ran.log == [*failed(mmp, reason), restarted(following)]
-    assert (mmp.received, following.received) == (received, RESTARTED)
-    assert ran.status == 1
-
-
-@mark.parametrize("name", SIGNALS)
-@mark.parametrize("step", STEPS)
-def test_cut_off_by_a_signal(remote: Remote, run: Run, step: str, name: str) -> None:
-    number = getattr(signal, name)
-    mmp, never = cut_off_at(remote, step, remote.interrupt(number)), remote.at(B)
-    ran = run([mmp, never, C])
+    number = None if how == "time" else getattr(signal, how)
+    login = [ASKS] if step == "question" else []
+    mmp = remote.at(A, **{"login": login, step: [remote.stuck(number)]}, answer=[])
+    others = [remote.at(B), remote.at(C)]
+    ran = remote.run()
     remote.go_on()
-    received, doing = STEPS[step]
-    reason = f"Cut off by {name} while {doing}.{f' {DOUBT}' if step == 'exec' else ''}"
-    ended = f"Ended by {name}. Not attempted: {B}, {C}"
-    assert ran.log == [*failed(mmp, reason), ended]
-    assert re.sub(r"after [012]\.0 s", "soon", ran.err) == (
-        f"Server 1 ({A}) FAILED soon: {reason}\n{ended}\n"
-    )
-    assert ran.out == "Restarted 0 of 3 servers.\n"
-    assert (mmp.received, never.received) == (received, "")
-    assert ran.status == 128 + number
+    if how == "time":
+        log = [*failed(mmp, f"{OVER.format(doing)}{doubt}"), *map(restarted, others)]
+        assert (ran.log, ran.status) == (log, 1)
+        assert [other.received for other in others] == [RESTARTED] * 2
+    else:
+        ended = f"Ended by {how}. Not attempted: {B}, {C}"
+        reason = f"Cut off by {how} while {doing}.{doubt}"
+        line = f"Server 1 ({A}) FAILED after {ran.seconds:.1f} s: {reason}"
+        assert (ran.log, ran.status) == ([*failed(mmp, reason), ended], 128 + signal.Signals[how])
+        assert (ran.err, ran.out) == (f"{line}\n{ended}\n", "Restarted 0 of 3 servers.\n")
+        assert [other.received for other in others] == [""] * 2
+    assert mmp.received == received
 
 
-@mark.parametrize("step", ["handshake", "login", "session"])
-def test_step_that_takes_all_the_time_is_the_last(remote: Remote, run: Run, step: str) -> None:
-    doing = "logging in" if step == "handshake" else "opening a session"
-    mmp = remote.at(A, **{step: [lambda: remote.sleep(60)]})
-    assert run([mmp]).log == failed(mmp, f"Cut off after 60 s while {doing}. {SLOW}")
-    assert mmp.received == STEPS[step][0]
+def end_by_signal() -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
-@mark.parametrize("last", [b"FAILURE: b", b"a"], ids=ascii)
-def test_last_moment_is_heard(remote: Remote, run: Run, last: bytes) -> None:
-    mmp = remote.at(A, answer=[TEXT, lambda: remote.sleep(60), last])
-    doubt = f"{CUT_OFF} It had answered: {SAID} | a. {DOUBT}"
-    assert run([mmp]).log == failed(mmp, doubt if last == b"a" else FAILURE)
-
-
-def test_signal_between_two_servers(remote: Remote, run: Run) -> None:
-    mmp = remote.at(A, **{"hang up": [lambda: signal.raise_signal(signal.SIGTERM)]})
-    never = remote.at(B)
-    ran = run([mmp, never])
+def test_signal_between_two_servers(remote: Remote) -> None:
+    mmp, never = remote.at(A, **{"hang up": [end_by_signal]}), remote.at(B)
+    ran = remote.run()
     assert ran.log == [restarted(mmp), f"Ended by SIGTERM. Not attempted: {B}"]
     assert (ran.status, ran.out.splitlines()[-1]) == (143, "Restarted 1 of 2 servers.")
     assert never.received == ""
 
 
-@mark.parametrize(("seconds", "is_heeded"), [(0, False), (2, True)], ids=str)
+@mark.parametrize(("seconds", "is_heeded"), [(0.0, False), (2.0, True)], ids=str)
 def test_second_signal(
-    remote: Remote, run: Run, monkeypatch: MonkeyPatch, seconds: float, is_heeded: bool
+    remote: Remote, monkeypatch: MonkeyPatch, seconds: float, is_heeded: bool
 ) -> None:
     """A pipe that nobody reads may hold the run. Some senders send each signal twice at once."""
     send, by_default = signal.raise_signal, list[int]()
+    monkeypatch.setattr(signal, "raise_signal", by_default.append)
 
     def send_twice() -> None:
         send(signal.SIGTERM)
         remote.sleep(seconds)
         send(signal.SIGTERM)
 
-    monkeypatch.setattr(signal, "raise_signal", by_default.append)
-    assert run([remote.at(A, answer=[send_twice])]).status == 143
+    remote.at(A, answer=[send_twice])
+    assert remote.run().status == 143
     assert by_default == [signal.SIGTERM] * is_heeded
     assert (signal.getsignal(signal.SIGTERM) == signal.SIG_DFL) == is_heeded
 
 
-def test_signal_that_is_ignored_or_unknown(
-    remote: Remote, run: Run, monkeypatch: MonkeyPatch
-) -> None:
+def test_signal_that_is_ignored_or_unknown(remote: Remote, monkeypatch: MonkeyPatch) -> None:
     """As nohup ignores one, and shells with jobs in the background; as Windows lacks one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     monkeypatch.delattr(signal, "SIGHUP", raising=False)
     mmp = remote.at(A, login=[lambda: signal.raise_signal(signal.SIGINT)])
-    assert run([mmp]).log == [restarted(mmp)]
+    assert remote.run().log == [restarted(mmp)]
 
 
 # ---- Pausing -------------------------------------------------------------------------------------
@@ -503,113 +363,114 @@ def test_signal_that_is_ignored_or_unknown(
 @mark.parametrize(
     ("options", "pause"), [("--pause 90", 90), ("--pause 90 --check", 0), ("", 0)], ids=str
 )
-def test_pause_is_between_two_servers_only(
-    remote: Remote, run: Run, options: str, pause: float
-) -> None:
+def test_pause_is_between_two_servers_only(remote: Remote, options: str, pause: float) -> None:
     """Also after a failure. It takes no server's time, even if it is longer than that."""
     times: list[float] = []
-    answer = [b"FAILURE: b", 1, END]
-    begin = lambda: times.append(remote.now)  # noqa: E731
-    servers = [remote.at(each, connect=[begin], answer=answer) for each in (A, B, C)]
-    ran = run(servers, *options.split())
+    for each in (A, B, C):
+        begin = lambda: times.append(remote.now)  # noqa: E731
+        remote.at(each, connect=[begin], answer=[B_LINE, 1, "end"])
+    ran = remote.run(*options.split())
     assert [round(at - times[0]) for at in times] == [0, pause, 2 * pause]
     assert round(ran.seconds) == 2 * pause
-    assert ran.err.count(f"FAILED after 0.0 s: {FAILURE_1}\n") == 3
+    assert ran.err.count(f"FAILED after 0.0 s: {FAILURE} (exit status 1)\n") == 3
 
 
 @mark.parametrize("tries", [[], [REFUSED]], ids=["pause", "wait for the next try"])
-def test_signal_ends_the_wait(
-    remote: Remote, run: Run, monkeypatch: MonkeyPatch, tries: list[Any]
-) -> None:
+def test_signal_ends_the_wait(remote: Remote, monkeypatch: MonkeyPatch, tries: list[Any]) -> None:
     def sleep(_: float) -> None:
         monkeypatch.setattr(time, "sleep", remote.sleep)
-        signal.raise_signal(signal.SIGINT)
+        end_by_signal()
 
     monkeypatch.setattr(time, "sleep", sleep)
     mmp, never = remote.at(A, connect=tries), remote.at(B)
-    ran = run([mmp, never], "--pause", "600")
-    cut_off = failed(mmp, "Cut off by SIGINT while connecting.")
+    ran = remote.run("--pause", "600")
+    cut_off = failed(mmp, "Cut off by SIGTERM while connecting.")
     told = cut_off if tries else [restarted(mmp)]
-    assert ran.log == [*told, f"Ended by SIGINT. Not attempted: {B}"]
-    assert (ran.status, ran.seconds, never.received) == (130, 0, "")
+    assert ran.log == [*told, f"Ended by SIGTERM. Not attempted: {B}"]
+    assert (ran.status, ran.seconds, never.received) == (143, 0, "")
     assert mmp.received == ("connect" if tries else RESTARTED)
 
 
-def test_terminal_shows_what_is_waited_for(
-    remote: Remote, run: Run, monkeypatch: MonkeyPatch
-) -> None:
+def test_terminal_shows_what_is_waited_for(remote: Remote, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    servers = [remote.at(A), remote.at(B)]
-    shown = [f"Waiting for server 1 ({A}) ...", f"Server 1 ({A}) restarted in 0.0 s"]
-    shown += [f"Pausing 5 s before server 2 ({B}) ...", f"Waiting for server 2 ({B}) ..."]
-    shown += [f"Server 2 ({B}) restarted in 0.0 s", "Restarted 2 of 2 servers."]
-    assert run(servers, "--pause", "5").out.splitlines() == shown
-    assert "Waiting" not in run(servers, "--quiet").out
+    remote.at(A), remote.at(B)
+    assert remote.run("--pause", "5").out.splitlines() == [
+        f"Waiting for server 1 ({A}) ...",
+        f"Server 1 ({A}) restarted in 0.0 s",
+        f"Pausing 5 s before server 2 ({B}) ...",
+        f"Waiting for server 2 ({B}) ...",
+        f"Server 2 ({B}) restarted in 0.0 s",
+        "Restarted 2 of 2 servers.",
+    ]
+    assert remote.run("--quiet").out == ""
 
 
 # ---- Choosing, checking and telling --------------------------------------------------------------
 
 
 @mark.parametrize("choice", [["2"], [B], ["2", B], ["2", "1"]], ids=str)
-def test_chosen_servers(remote: Remote, run: Run, choice: list[str]) -> None:
+def test_chosen_servers(remote: Remote, choice: list[str]) -> None:
     """Each gets one turn, in the order of the inventory, and is told with its number there."""
     servers = [remote.at(A), remote.at(B)]
-    ran = run(servers, *choice)
+    ran = remote.run(*choice)
     chosen = servers if "1" in choice else servers[1:]
     assert ran.log == [restarted(server) for server in chosen]
-    assert f"Server 2 ({B}) restarted in 0.0 s\n" in ran.out
     total = "2 of 2 servers" if "1" in choice else "1 of 1 server"
-    assert ran.out.endswith(f"\nRestarted {total}.\n")
+    assert ran.out.endswith(f"Server 2 ({B}) restarted in 0.0 s\nRestarted {total}.\n")
     assert [server.received for server in chosen] == [RESTARTED] * len(chosen)
 
 
 @mark.parametrize("choice", ["3", "0", "10.48.79.19"])
-def test_unknown_choice_lists_what_there_is(remote: Remote, run: Run, choice: str) -> None:
+def test_unknown_choice_lists_what_there_is(remote: Remote, choice: str) -> None:
     servers = [remote.at(A), remote.at(B)]
-    ran = run(servers, "1", choice)
+    ran = remote.run("1", choice)
     message = f"No server {choice}. WEBBRIDGES has 1 ({A}), 2 ({B})."
     assert (ran.status, ran.out, ran.err, ran.log) == (2, "", f"{message}\n", [message])
     assert [server.received for server in servers] == ["", ""]
 
 
-def test_check_asks_and_logs_nothing(remote: Remote, run: Run, log_file: Path) -> None:
-    ready, off = remote.at(A, answer=SETTINGS), remote.at(B, answer=[b"Enabled : false", 0, END])
-    ran = run([ready, off], "--check", "--verbose")
+def test_check_asks_and_logs_nothing(remote: Remote, log_file: Path) -> None:
+    """It restarts nothing, so nothing is in doubt."""
+    ready, off = remote.at(A, answer=SETTINGS), remote.at(B, answer=[b"Enabled : false", 0, "end"])
+    odd = remote.at(C, answer=[ODD])
+    ran = remote.run("--check", "--verbose")
     assert ran.out == (
         f"Server 1 ({A}) OK (Web Bridge enabled) in 0.0 s\n"
         "  answered: Enabled                 : true | Interface whitelist     : a:443\n"
-        "1 of 2 servers ready.\n"
+        "1 of 3 servers ready.\n"
     )
     reason = "The server does not say that its Web Bridge is enabled, but: Enabled : false"
-    assert ran.err == f"Server 2 ({B}) FAILED after 0.0 s: {reason}\n"
+    assert ran.err == (
+        f"Server 2 ({B}) FAILED after 0.0 s: {reason}\n"
+        f"Server 3 ({C}) FAILED after 0.0 s: ZeroDivisionError: odd\\x1b.\n"
+    )
     assert (ran.status, log_file.exists()) == (1, False)
-    assert (ready.received, off.received) == (CHECKED, CHECKED)
+    assert ready.received == off.received == odd.received == CHECKED
 
 
-def test_verbose_and_quiet(remote: Remote, run: Run) -> None:
-    good = remote.at(A, answer=[b"SUCCESS: \x1b[31ma", 0, END])
-    bad = remote.at(B, session=[KeyError()])
+def test_verbose_and_quiet(remote: Remote) -> None:
+    remote.at(A, answer=[b"SUCCESS: \x1b[31ma", 0, "end"])
     told = f"Server 1 ({A}) restarted in 0.0 s\n  answered: SUCCESS: \\x1b[31ma\n"
-    assert run([good], "--verbose").out == f"{told}Restarted 1 of 1 server.\n"
-    assert run([remote.at(C, answer=SETTINGS)], "--check", "--quiet")[:3] == (0, "", "")
-    ran = run([good, bad], "--quiet")
-    assert (ran.status, ran.out) == (1, "")
-    assert ran.err == f"Server 2 ({B}) FAILED after 0.0 s: KeyError: nothing. {DOUBT}\n"
+    assert remote.run("--verbose").out == f"{told}Restarted 1 of 1 server.\n"
+    remote.at(A, answer=SETTINGS)
+    assert remote.run("--check", "--quiet")[:3] == (0, "", "")
+    remote.at(B, session=[EOFError()])
+    line = f"Server 2 ({B}) FAILED after 0.0 s: {BROKE_OFF}\n"
+    remote.at(A)
+    assert remote.run("--quiet")[:3] == (1, "", line)
 
 
 # ---- The log -------------------------------------------------------------------------------------
 
 
-def test_what_is_not_logged_is_told(
-    remote: Remote, run: Run, log_file: Path, tmp_path: Path
-) -> None:
+def test_what_is_not_logged_is_told(remote: Remote, log_file: Path, tmp_path: Path) -> None:
     """The log later takes lines again, and the exit status does not forget what is lost."""
     away = tmp_path / "away"
     take_away = [lambda: log_file.rename(away), log_file.mkdir]
     give_back = [log_file.rmdir, lambda: away.rename(log_file)]
-    first, last = remote.at(A), remote.at(C, answer=[*give_back, *WHOLE])
-    second = remote.at(B, answer=[*take_away, *WHOLE])
-    ran = run([first, second, last])
+    first, second = remote.at(A), remote.at(B, answer=[*take_away, *WHOLE])
+    last = remote.at(C, answer=[*give_back, *WHOLE])
+    ran = remote.run()
     assert ran.log == [restarted(first), restarted(last)]
     reason, lost = ran.err.splitlines()
     why = error_of(lambda: tmp_path.open("ab"))
@@ -619,16 +480,14 @@ def test_what_is_not_logged_is_told(
 
 
 def test_stamp_has_microseconds_even_if_they_are_zero(
-    remote: Remote, run: Run, monkeypatch: MonkeyPatch, log_file: Path
+    remote: Remote, monkeypatch: MonkeyPatch, log_file: Path
 ) -> None:
-    class Noon(datetime.datetime):
-        @classmethod
-        def now(cls, zone: Any = None) -> Noon:
-            return cls(2020, 6, 8, 12, tzinfo=datetime.timezone.utc).astimezone(zone)
-
-    mmp = remote.at(A)
-    monkeypatch.setattr(datetime, "datetime", Noon)
-    run([mmp])
+    clock, mmp = Mock(wraps=datetime), remote.at(A)
+    clock.datetime.now.return_value = datetime.datetime(
+        2020, 6, 8, 12, tzinfo=datetime.timezone.utc
+    )
+    monkeypatch.setattr(webbridge_restart, "datetime", clock)
+    remote.run()
     stamped = f"2020-06-08 12:00:00.000000+00:00 {restarted(mmp)}{os.linesep}"
     assert log_file.read_bytes().decode() == stamped
 
@@ -636,16 +495,15 @@ def test_stamp_has_microseconds_even_if_they_are_zero(
 # ---- Conditions ----------------------------------------------------------------------------------
 
 TIME = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M:%S}"
-LINE = f"{TIME} user.info cms1 "
-NIGHT = "--if-leaked", "20", "--max-active", "10"
+NIGHT = "--if-leaked=20", "--max-active=10"
+BUSY, CLEAN = ", more than --max-active 9", ", fewer than --if-leaked 21"
 
 
-def web(sessions: int) -> bytes:
-    return f"{LINE}webbridge: INFO : [DEBUGGING] Stats {sessions}, c:3477, d:3170\n".encode()
-
-
-def call(users: int) -> bytes:
-    return f'{LINE}host:server: INFO : STATS: {{"CMA": "{users}/99"}}\n'.encode()
+def log(sessions: int, users: int) -> bytes:
+    """Return a server's log with its two counters."""
+    line = f"{TIME} user.info cms1"
+    web = f"{line} webbridge: INFO : [DEBUGGING] Stats {sessions}, c:3477, d:3170\n"
+    return f'{web}{line} host:server: INFO : STATS: {{"CMA": "{users}/99"}}\n'.encode()
 
 
 def full(server: Place, number: int) -> str:
@@ -656,54 +514,38 @@ def full(server: Place, number: int) -> str:
     )
 
 
-BUSY, CLEAN = ", more than --max-active 9", ", fewer than --if-leaked 21"
-
-
-@mark.parametrize(
-    ("options", "busy", "clean"),
-    [(NIGHT, "", ""), (["--max-active", "9"], BUSY, ""), (["--if-leaked", "21"], "", CLEAN)],
-    ids=str,
+FEW, MANY, ONE_FULL = (log(30, 3), log(0, 7)), (log(0, 0), log(149, 140)), (log(0, 9), log(149, 0))
+YES, NOT = (
+    "Restarting: 10 active sessions; 20 leaked sessions.",
+    "Not restarted: 10 active sessions",
 )
-def test_conditions(remote: Remote, run: Run, options: Any, busy: str, clean: str) -> None:
-    """The sums of two servers; the figures are logged either way."""
-    servers = remote.at(A, text=web(30) + call(3)), remote.at(B, text=web(0) + call(7))
-    ran = run(servers, *options)
-    figures = f"10 active sessions{busy}; 20 leaked sessions{clean}."
-    log = [f"Restarting: {figures}", *map(restarted, servers)]
-    assert ran.log == ([f"Not restarted: {figures}"] if busy or clean else log)
-    assert (ran.status, ran.err) == (0, "")
-    assert f"{ran.log[0]}\n" in ran.out
-    sent = READ if busy or clean else f"{READ}, {RESTARTED}"
-    assert [server.received for server in servers] == [sent, sent]
+NOT_MANY = f"Not restarted: 140 active sessions{BUSY}; 9 leaked sessions{CLEAN}."
+FULL = "Restarting: 9 active sessions; 140 leaked sessions."
+NIGHTS = {  # options, logs, what is logged, who is restarted, and whether server 2 stays full
+    "yes": (NIGHT, FEW, YES, [A, B], False),
+    "busy": (["--max-active=9"], FEW, f"{NOT}{BUSY}; 20 leaked sessions.", [], False),
+    "clean": (["--if-leaked=21"], FEW, f"{NOT}; 20 leaked sessions{CLEAN}.", [], False),
+    "no, and full": (["--if-leaked=21", "--max-active=9"], MANY, NOT_MANY, [], True),
+    "full": (NIGHT, ONE_FULL, FULL, [A, B], False),
+    "stays full": (["1", *NIGHT], ONE_FULL, FULL, [A], True),
+}
 
 
-def test_night_on_which_a_web_bridge_is_full(remote: Remote, run: Run) -> None:
-    """It is told even where nothing else is."""
-    servers = [remote.at(A, text=web(0) + call(0)), remote.at(B, text=web(149) + call(140))]
-    ran = run(servers, "--if-leaked", "21", "--max-active", "9", "--quiet")
-    words = f"140 active sessions{BUSY}; 9 leaked sessions{CLEAN}."
-    message = f"Not restarted: {words} {full(servers[1], 2)}"
-    assert (ran.status, ran.out, ran.err, ran.log) == (1, "", f"{message}\n", [message])
-    assert servers[1].received == READ
-
-
-@mark.parametrize("choice", [[], ["1"]], ids=str)
-def test_full_web_bridge_while_others_are_restarted(
-    remote: Remote, run: Run, choice: list[str]
+@mark.parametrize("quiet", [[], ["--quiet"]], ids=str)
+@mark.parametrize(("options", "logs", "words", "chosen", "is_full"), NIGHTS.values(), ids=NIGHTS)
+def test_night(
+    remote: Remote, options: Any, logs: Any, words: str, chosen: Any, is_full: bool, quiet: Any
 ) -> None:
-    """All are counted, the chosen ones restarted. One that stays full is told before that."""
-    mmp, is_full = remote.at(A, text=web(0) + call(9)), remote.at(B, text=web(149) + call(0))
-    ran = run([mmp, is_full], *choice, *NIGHT, "--quiet")
-    figures = "Restarting: 9 active sessions; 140 leaked sessions."
-    if choice:
-        told = f"{figures} {full(is_full, 2)}"
-        assert (ran.status, ran.out, ran.err) == (1, "", f"{told}\n")
-        assert ran.log == [told, restarted(mmp)]
-        assert is_full.received == READ
-    else:
-        assert (ran.status, ran.out, ran.err) == (0, "", "")
-        assert ran.log == [figures, restarted(mmp), restarted(is_full)]
-    assert mmp.received == f"{READ}, {RESTARTED}"
+    """All servers count. One that stays full is told even where nothing else is."""
+    servers = [remote.at(address, text=text) for address, text in zip((A, B), logs)]
+    ran = remote.run(*options, *quiet)
+    told = f"{words} {full(servers[1], 2)}" if is_full else words
+    assert ran.log == [told, *map(restarted, chosen)]
+    assert (ran.status, ran.err) == ((1, f"{told}\n") if is_full else (0, ""))
+    assert (f"{told}\n" in ran.out, ran.out == "") == (not (quiet or is_full), bool(quiet))
+    for server in servers:
+        restart = f", {RESTARTED}" if server.address in chosen else ""
+        assert server.received == f"{READ}{restart}"
 
 
 TABLE = f"""\
@@ -713,57 +555,50 @@ Server            Web Bridge  Age    CMA    Age    Log ends
 SUM = "Leaked: 50 sessions (149 Web Bridge, 99 active CMA).\n"
 
 
-def test_sessions(remote: Remote, run: Run, log_file: Path) -> None:
-    mmp = remote.at(A, text=web(149) + call(99))
-    ran = run([mmp], "--sessions", "--quiet")
-    assert (ran.status, ran.out, ran.err) == (0, f"{TABLE}{full(mmp, 1)}\n{SUM}", "")
+def test_sessions(remote: Remote, log_file: Path) -> None:
+    mmp = remote.at(A, text=log(149, 99))
+    assert remote.run("--sessions", "--quiet")[:3] == (0, f"{TABLE}{full(mmp, 1)}\n{SUM}", "")
     told = f"{TABLE}{webbridge_restart.CAUTIONS}\n{full(mmp, 1)}\n{SUM}"
-    assert run([mmp], "--sessions").out == told
+    assert remote.run("--sessions").out == told
     assert (mmp.received, log_file.exists()) == (f"{READ}, {READ}", False)
 
 
-@mark.parametrize("limit", [50, 51], ids=str)
-def test_rehearsal(remote: Remote, run: Run, log_file: Path, limit: int) -> None:
-    what, why_not = "1 server", ""
-    if limit == 51:
-        what, why_not = "nothing", ", fewer than --if-leaked 51"
-    mmp = remote.at(A, answer=SETTINGS, text=web(149) + call(99))
-    ran = run([mmp], "--check", f"--if-leaked={limit}", "--quiet")
+@mark.parametrize(
+    ("limit", "what", "why_not"),
+    [(50, "1 server", ""), (51, "nothing", ", fewer than --if-leaked 51")],
+)
+def test_rehearsal(remote: Remote, log_file: Path, limit: int, what: str, why_not: str) -> None:
+    mmp = remote.at(A, answer=SETTINGS, text=log(149, 99))
+    ran = remote.run("--check", f"--if-leaked={limit}", "--quiet")
     would = f"A run now would restart {what}: 99 active sessions; 50 leaked sessions{why_not}.\n"
-    told = f"{TABLE}{full(mmp, 1)}\n{SUM}{would}"
-    assert (ran.status, ran.out, ran.err) == (0, told, "")
+    assert ran[:3] == (0, f"{TABLE}{full(mmp, 1)}\n{SUM}{would}", "")
     assert (mmp.received, log_file.exists()) == (f"{CHECKED}, {READ}", False)
 
 
-@mark.parametrize("answer", [[b"FAILURE: a", 1, END], SETTINGS], ids=["not ready", "not counted"])
-def test_rehearsal_that_fails(remote: Remote, run: Run, answer: list[Any]) -> None:
+@mark.parametrize("is_ready", [True, False], ids=["not counted", "not ready"])
+def test_rehearsal_that_fails(remote: Remote, is_ready: bool) -> None:
     """It counts only where all servers are ready."""
-    mmp = remote.at(A, answer=answer, text=web(9))
-    ran = run([mmp], "--check", *NIGHT)
-    told = ["Cannot count: 1 of 1 server, see above.", "A run now would restart nothing."]
-    is_ready = answer == SETTINGS
-    assert ran.status == 1
-    assert (ran.err.splitlines()[-2:] == told) == is_ready
+    mmp = remote.at(A, answer=SETTINGS if is_ready else [b"FAILURE: a", 1, "end"])
+    ran = remote.run("--check", *NIGHT)
+    told = "Cannot count: 1 of 1 server, see above.\nA run now would restart nothing.\n"
+    assert (ran.status, ran.err.endswith(told)) == (1, is_ready)
     assert mmp.received == (f"{CHECKED}, {READ}" if is_ready else CHECKED)
 
 
-NO_LOG = "The server does not show its log over SFTP: no. Check what admin may do."
 PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
-    "login": ({"login": [AuthenticationException()]}, ONCE),
     "connect": ({"connect": [REFUSED] * 3}, with_advice(UNABLE)),
-    "no log": ({"log": [OSError("no")]}, NO_LOG),
     "odd": ({"log": [ZeroDivisionError("odd")]}, "ZeroDivisionError: odd."),
     "no time": ({"text": b"a"}, "No line in the log begins with a time."),
+    "slow": ({"log": [60.0]}, OVER.format("reading the server's log")),
 }
 
 
 @mark.parametrize(("state", "problem"), PROBLEMS.values(), ids=PROBLEMS)
-def test_figure_that_is_missing(
-    remote: Remote, run: Run, state: dict[str, Any], problem: str
-) -> None:
+def test_figure_that_is_missing(remote: Remote, state: dict[str, Any], problem: str) -> None:
     """Nothing is restarted. The log has the reasons; the terminal has them in the table."""
-    server, mmp = remote.at(A, **state), remote.at(B, text=web(149) + call(0))
-    ran = run([server, mmp], *NIGHT, "--quiet")
+    remote.at(A, **state)
+    mmp = remote.at(B, text=log(149, 0))
+    ran = remote.run(*NIGHT, "--quiet")
     todo = (
         "Until each server can be counted, take those that cannot out of the script's lists, or "
         f"restart servers by their numbers, without conditions. {full(mmp, 2)}"
@@ -777,33 +612,21 @@ def test_figure_that_is_missing(
     assert (ran.status, ran.out, mmp.received) == (1, "", READ)
 
 
-def test_cut_off_while_the_logs_are_read(remote: Remote, run: Run) -> None:
-    """By time: the next server is still counted. By a signal: it is not."""
-    slow, mmp = remote.at(A, log=[remote.hang]), remote.at(B, text=web(99) + call(0))
-    reason = f"Cut off after 60 s while reading the server's log. {SLOW}"
-    assert f"Cannot count: 1 ({A}): {reason} Until" in run([slow, mmp], *NIGHT).log[0]
-    assert (slow.received, mmp.received) == (READ, READ)
-
-    slow, mmp = remote.at(A, log=[remote.interrupt(signal.SIGTERM)]), remote.at(B)
-    ran = run([slow, mmp], *NIGHT)
-    assert ran.log == [f"Ended by SIGTERM. Not attempted: {B}", "Nothing was restarted."]
-    assert (ran.status, slow.received, mmp.received) == (143, READ, "")
-
-
-def test_signal_between_counting_and_restarting(remote: Remote, run: Run) -> None:
-    end = {"hang up": [lambda: signal.raise_signal(signal.SIGTERM)]}
-    mmp = remote.at(A, text=web(99) + call(0), **end)
-    ran = run([mmp], *NIGHT)
+@mark.parametrize("step", ["log", "hang up"])
+def test_signal_while_counting(remote: Remote, step: str) -> None:
+    """Also after the last log was read, nothing is restarted."""
+    mmp = remote.at(A, text=log(99, 0), **{step: [end_by_signal]})
+    ran = remote.run(*NIGHT)
     assert ran.log == ["Ended by SIGTERM. Not attempted: none", "Nothing was restarted."]
     assert (ran.status, mmp.received) == (143, READ)
 
 
-def test_call_bridges_of_their_own(remote: Remote, run: Run, monkeypatch: MonkeyPatch) -> None:
+def test_call_bridges_of_their_own(remote: Remote, monkeypatch: MonkeyPatch) -> None:
     """They are counted, not restarted. A server in both inventories is read once."""
+    both, bridge = remote.at(A, text=log(30, 4)), remote.at(B, text=log(1, 50))
+    call_bridge = remote.at(C, text=log(100, 5))
     monkeypatch.setattr(webbridge_restart, "CALLBRIDGES", {7: A, 8: C})
-    both, bridge = remote.at(A, text=web(30) + call(4)), remote.at(B, text=web(1) + call(50))
-    call_bridge = remote.at(C, text=call(5) + web(100))
-    ran = run([both, bridge], *NIGHT)
+    ran = remote.run_on([both, bridge], *NIGHT)
     figures = "Restarting: 9 active sessions; 22 leaked sessions."
     assert ran.log == [figures, restarted(both), restarted(bridge)]
     assert both.received == bridge.received == f"{READ}, {RESTARTED}"
