@@ -4,23 +4,24 @@
     assert remote.run().log == failed(mmp, "The server answered: FAILURE: a (exit status 1)")
     assert mmp.received == f"connect, {LOGIN}, session, webbridge restart, hang up"
 
-A step raises an exception, takes seconds (float), is a call, returns what it is given, "stalls" (it
-does not end) or "drops" (a handshake, before a hang-up). An answer is text, exit statuses (int),
-seconds of silence (float), exceptions, calls, and "end" (of file), "close", "lost" and "our end"
-(silence until that).
+A step raises an exception, takes seconds (float), returns what it is given, "hangs" for an hour,
+"waits", or meets a signal ("SIGTERM"); a handshake "stalls", or "drops" after it. An answer is
+text, exit statuses (int), seconds of silence (float), exceptions, calls, and "end" (of file),
+"close", "lost" and "our end" (silence until that).
 
 Its Transport and Channel are paramiko's own without a network. The clock stands still, except in a
-sleep, in a step or a silence that takes seconds, and in a call that hangs.
+sleep, in a step or a silence that takes seconds, and in a step that hangs.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,12 +34,11 @@ import webbridge_restart
 from conftest import CISCO, PASSWORD, Ran, Run
 
 PATIENCE = 30  # seconds of the real clock; then a test fails
-real_sleep, real_monotonic = time.sleep, time.monotonic
-LIMITS = {  # in full, where conftest.py shortens them; short, where they pass on the real clock
+real_sleep, real_monotonic, real_wait = time.sleep, time.monotonic, concurrent.futures.wait
+LIMITS = {  # in full, where conftest.py shortens them
     "SECONDS_BETWEEN_TRIES": webbridge_restart.SECONDS_BETWEEN_TRIES,
     "SECONDS_OF_SILENCE": webbridge_restart.SECONDS_OF_SILENCE,
-    "TICK": 0.01,
-    "HANG_UP_SECONDS": 0.01,
+    "TICK": 0.01,  # which also passes on the real clock
 }
 
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
@@ -115,8 +115,7 @@ class Channel(paramiko.Channel):
         self.coming = list(self.place.answer)
 
     def exec_command(self, command: str) -> None:
-        if self.place.take(command, "exec") == "stalls":
-            self.place.remote.wait()
+        self.place.take(command, "exec")
 
     def shutdown_write(self) -> None:
         self.place.note("our end")
@@ -188,7 +187,7 @@ class Place:
         self.received += f", {what}" if what and self.received else what
 
     def take(self, what: str, step: str = "") -> Any:
-        """Note what came, and do what is stated for it: raise, take seconds, call or return it."""
+        """Note what came, and do what is stated for it."""
         self.note(what)
         todo = self.steps.get(step or what)
         now = todo.pop(0) if todo else None  # afterwards all goes well
@@ -196,6 +195,12 @@ class Place:
             raise now
         if isinstance(now, float):
             return self.remote.sleep(now)
+        if now == "hangs":
+            self.remote.sleep(3600)
+        elif isinstance(now, str) and now.startswith("SIG"):
+            signal.raise_signal(getattr(signal, now))
+        if isinstance(now, str) and now not in ("stalls", "drops"):
+            self.remote.wait()
         return now() if callable(now) else now
 
 
@@ -212,6 +217,7 @@ class Remote:
         patch.setattr(paramiko, "Transport", Transport)
         patch.setattr(time, "monotonic", lambda: self.now)
         patch.setattr(time, "sleep", self.sleep)
+        patch.setattr(concurrent.futures, "wait", self.wait_for)
         for name, seconds in LIMITS.items():
             patch.setattr(webbridge_restart, name, seconds)
         script = known_hosts.with_name(webbridge_restart.SCRIPT.name)
@@ -240,21 +246,15 @@ class Remote:
         self.now += seconds
 
     def wait(self) -> None:
-        """A step that returns at go_on()."""
-        self.waiting.add(threading.current_thread())
-        assert self.may_go_on.wait(PATIENCE)
+        """Wait in a thread of the script until go_on()."""
+        if threading.current_thread() is not threading.main_thread():
+            self.waiting.add(threading.current_thread())
+            assert self.may_go_on.wait(PATIENCE)
 
-    def stuck(self, number: int | None) -> Callable[[], None]:
-        """Return a step in which a signal comes, or else an hour passes; it returns at go_on()."""
-
-        def step() -> None:
-            if number is None:
-                self.sleep(3600)
-            else:
-                signal.raise_signal(number)
-            self.wait()
-
-        return step
+    def wait_for(self, futures: Any, timeout: float) -> Any:
+        """Wait as long as something happens: no slow computer makes a difference."""
+        self.settle()
+        return real_wait(futures, 0)
 
     def settle(self) -> None:
         """Wait until every thread has ended, or waits in a step."""

@@ -27,7 +27,7 @@ from pytest import MonkeyPatch, mark
 
 import webbridge_restart
 from conftest import CISCO, DOUBT, Run, error_of, failed, restarted, unstamped, with_advice
-from remote import ECDSA_KEY, KEY, OTHER_KEY, WHOLE, Place, Remote
+from remote import ECDSA_KEY, KEY, OTHER_KEY, WHOLE, Remote
 
 A, B, C = "10.48.79.194", "10.48.79.195", "10.48.79.196"
 KEYS = "connect, handshake"
@@ -35,9 +35,11 @@ LOOK = f"{KEYS}, hang up"
 LOGIN = f"{KEYS}, password"
 ASKED = f"{LOGIN}, hang up, {KEYS}"
 SESSION = f"{LOGIN}, session"
-SENT, ANSWERED, LOGGED_IN = f"{LOGIN}, hang up", f"{ASKED}, answer, hang up", f"{SESSION}, hang up"
+SENT, LOGGED_IN = f"{LOGIN}, hang up", f"{SESSION}, hang up"
+NOT_ANSWERED, ANSWERED = f"{ASKED}, hang up", f"{ASKED}, answer, hang up"
 RESTARTED = f"{SESSION}, webbridge restart, hang up"
 OUR_ENDED = f"{SESSION}, webbridge restart, our end, hang up"
+BY_ANSWER = f"{KEYS}, answer, session, webbridge restart, hang up"
 CHECKED = f"{SESSION}, webbridge, hang up"
 READ = f"{SESSION}, sftp, log, hang up"
 ACCEPT = "--accept-new-host-keys"
@@ -61,36 +63,35 @@ def shown(key: PKey) -> str:
 
 # Where a reason ends with "...", test_faults.py has the rest.
 UNABLE = f"[Errno None] Unable to connect to port 22 on {A}"
-NO_NETWORK = f"Cannot connect to {A} port 22: Network is unreachable."
-NO_TIME = f"Timed out after 18 s while connecting to {A} port 22."
 NO_ANSWER = f"No usable SSH answer from {A} port 22: {{}}. Is it an MMP? Is the server overloaded?"
+NOTHING = NO_ANSWER.format("nothing")
 STALL = f"Timed out after {{}} s in the SSH handshake with {A} port 22..."
 NO_KEX = f"The server and paramiko {paramiko.__version__} have no algorithm in common: a..."
+SSH_1 = "The server speaks only SSH 1..."
 KNOWN = f"The host key has CHANGED. Known: {shown(KEY)}."
 CHANGED = f"{KNOWN} Shown: {shown(OTHER_KEY)}. The password was not sent to it..."
 OTHER_TYPE = "The server has no host key of a known type: ssh-ed25519..."
+BROKE_OFF_BEFORE = "The connection broke off before the login."
 ONCE = "Login refused. The password was sent once and is not sent again..."
-TWICE = "Login refused. The password was sent twice, the second time as an answer, and..."
 NOT_ALONE = "The server did not let this script in with the password alone..."
-KEYS_ONLY = "The server accepts no password, only publickey..."
 NO_SESSION = "The server refused to open a session (code 4)..."
 BROKE_OFF = "The connection broke off while opening a session."
 OVER = "Cut off after 60 s while {}. A slow server needs a higher --timeout."
-HEARD_NOTHING = OVER.format("waiting for the answer")
-HEARD_A = f"{HEARD_NOTHING} It had answered: SUCCESS: a. {DOUBT}"
+NO_END = OVER.format("waiting for the answer")
+NO_END_OF_A = f"{NO_END} It had answered: SUCCESS: a. {DOUBT}"
 HEARD = f" It had answered: {CISCO.strip()}. {DOUBT}".replace("\n", " | ")
 BROKEN = f"The connection broke off before the end of the answer.{HEARD}"
-TOO_LONG = "The answer is longer than any command's, so the rest was not heard..."
-UNCONFIRMED = "The answer does not confirm the restart:"
-SILENT = f"{UNCONFIRMED} nothing (exit status 0). {DOUBT}"
-NO_STATUS = f"{UNCONFIRMED} SUCCESS: a (no exit status). {DOUBT}"
-FAILURE = "The server answered: FAILURE: b"
+SILENT = f"The answer does not confirm the restart: nothing (exit status 0). {DOUBT}"
+NO_STATUS = f"The answer does not confirm the restart: SUCCESS: a (no exit status). {DOUBT}"
+NOT_RUN = "The server refused to run the command."
+FAILURE, FAILURE_1 = (f"The server answered: FAILURE: b{end}" for end in ("", " (exit status 1)"))
 UNFORESEEN = rf"ZeroDivisionError: odd\x1b. {DOUBT}"
 
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 NO_ROUTE = OSError(errno.EHOSTUNREACH, "No route to host")
 UNREACHABLE = OSError(errno.ENETUNREACH, "Network is unreachable")
 RESET = ConnectionResetError(104, "Connection reset by peer")
+ENDED = EOFError()
 KEX = IncompatiblePeer("a")
 ASKS = BadAuthenticationType("no", ["publickey", "keyboard-interactive"])
 ONLY_KEYS = BadAuthenticationType("no", ["publickey"])
@@ -111,100 +112,93 @@ ROWS = {
     # What can pass is tried three times, while there is time for a whole try.
     "refused": row(UNABLE, DIALS, connect=[REFUSED] * 3),
     "no route": row(UNABLE, DIALS, connect=[NO_ROUTE] * 3),
-    "no network": row(NO_NETWORK, DIALS, connect=[UNREACHABLE] * 3),
-    "silent": row(NO_TIME, DIALS, connect=[socket.timeout()] * 3),
+    "no network": row(
+        f"Cannot connect to {A} port 22: Network...", DIALS, connect=[UNREACHABLE] * 3
+    ),
+    "silent": row(
+        "Timed out after 18 s while connecting to...", DIALS, connect=[socket.timeout()] * 3
+    ),
     "no name": row(f"Cannot resolve {A}...", DIALS, connect=[socket.gaierror(-3, "?")] * 3),
     "reset": row(NO_ANSWER.format(RESET), LOOKS, handshake=[RESET] * 3),
-    "ended": row(NO_ANSWER.format("nothing"), LOOKS, handshake=[EOFError()] * 3),
+    "ended": row(NOTHING, LOOKS, handshake=[ENDED] * 3),
     "no banner": row(NO_ANSWER.format("no"), LOOKS, handshake=[SSHException("no")] * 3),
     "stall": row(STALL.format("18.0"), LOOKS, handshake=["stalls"] * 3),
-    "slow, and a stall": row(
-        STALL.format("8.0"), LOOKS, connect=[10.0] * 3, handshake=["stalls"] * 3
-    ),
+    "late stall": row(STALL.format("8.0"), LOOKS, connect=[10.0] * 3, handshake=["stalls"] * 3),
     "refused twice": row("", f"connect, connect, {RESTARTED}", connect=[REFUSED] * 2),
-    "ended twice": row("", f"{LOOK}, {LOOK}, {RESTARTED}", handshake=[EOFError()] * 2),
-    "just in time": row(
-        "", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED, 37.5], handshake=[EOFError()]
-    ),
-    "no time for a third try": row(
-        NO_ANSWER.format("nothing"),
-        f"connect, {LOOK}",
-        connect=[REFUSED, 38.5],
-        handshake=[EOFError()],
-    ),
+    "ended twice": row("", f"{LOOK}, {LOOK}, {RESTARTED}", handshake=[ENDED] * 2),
+    "early": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED, 37.5], handshake=[ENDED]),
+    "late": row(NOTHING, f"connect, {LOOK}", connect=[REFUSED, 38.5], handshake=[ENDED]),
     # Without an algorithm in common, one more look shows which key a known server has instead.
     "no kex": row(NO_KEX, f"{LOOK}, {LOOK}", handshake=[KEX] * 2),
     "no kex, no known key": row(NO_KEX, LOOK, known=[], handshake=[KEX]),
-    "SSH 1": row(
-        "The server speaks only SSH 1...", LOOK, known=[], version="SSH-1.5-a", handshake=[KEX]
-    ),
+    "SSH 1": row(SSH_1, LOOK, known=[], version="SSH-1.5-a", handshake=[KEX]),
     "SSH 1 and 2": row(NO_KEX, LOOK, known=[], version="SSH-1.99-a", handshake=[KEX]),
     # A wrong host key gets nothing, and is not stored. An attack must not read as an old server.
     "new key": row(f"New host key, not trusted yet: {shown(KEY)}...", LOOK, known=[]),
     "changed key": row(CHANGED, LOOK, keys=[[OTHER_KEY]]),
     "changed key, and new ones are accepted": row(CHANGED, LOOK, ACCEPT, keys=[[OTHER_KEY]]),
     "another type": row(OTHER_TYPE, f"{LOOK}, {LOOK}", ACCEPT, keys=[[ECDSA_KEY]]),
-    "another type, after drops": row(
-        OTHER_TYPE, f"{LOOKS}, {LOOK}", keys=[[ECDSA_KEY]], handshake=[EOFError()] * 2
-    ),
-    "changed key before an answer": row(
-        CHANGED, f"{ASKED}, hang up", login=[ASKS], keys=[[KEY], [OTHER_KEY]]
-    ),
+    "that, late": row(OTHER_TYPE, f"{LOOKS}, {LOOK}", keys=[[ECDSA_KEY]], handshake=[ENDED] * 2),
+    "changed before an answer": row(CHANGED, NOT_ANSWERED, login=[ASKS], keys=[[KEY], [OTHER_KEY]]),
     "first known key of its type": row("", RESTARTED, known=[KEY, OTHER_KEY]),
     "second known key of its type": row("", RESTARTED, known=[OTHER_KEY, KEY]),
     "not paramiko's favourite": row("", RESTARTED, known=[ECDSA_KEY], keys=[[KEY, ECDSA_KEY]]),
     # The password goes out once, and nothing is tried again.
-    "drop before it": row("The connection broke off before the login.", LOOK, handshake=["drops"]),
+    "drop before it": row(BROKE_OFF_BEFORE, LOOK, handshake=["drops"]),
     "login refused": row(ONCE, SENT, login=[NO]),
-    "keys only": row(KEYS_ONLY, SENT, login=[ONLY_KEYS]),
+    "keys only": row("The server accepts no password, only publickey...", SENT, login=[ONLY_KEYS]),
     "one factor of two": row(NOT_ALONE, SENT, login=[["publickey"]]),
     "expired": row(NOT_ALONE, SENT, login=[SSHException("Illegal info request")]),
     "login reset": row(ONCE, SENT, login=[RESET]),
-    "login ended": row(ONCE, SENT, login=[EOFError()]),
+    "login ended": row(ONCE, SENT, login=[ENDED]),
     "no session": row(NO_SESSION, LOGGED_IN, session=[paramiko.ChannelException(4, "a")]),
     "session breaks": row(BROKE_OFF, LOGGED_IN, session=[SSHException("No existing session")]),
-    "session ends": row(BROKE_OFF, LOGGED_IN, session=[EOFError()]),
+    "session ends": row(BROKE_OFF, LOGGED_IN, session=[ENDED]),
     # As an answer, it goes out once more, on a connection of its own, which has its tries, too.
-    "question": row(
-        "",
-        f"{SENT}, connect, connect, {KEYS}, answer, session, webbridge restart, hang up",
-        login=[ASKS],
-        connect=[None, REFUSED, REFUSED],
+    "question": row("", f"{SENT}, {BY_ANSWER}", login=[ASKS]),
+    "question, and tries": row(
+        "", f"{SENT}, connect, {BY_ANSWER}", login=[ASKS], connect=[None, REFUSED]
     ),
-    "answer refused": row(TWICE, ANSWERED, login=[ASKS], question=[NO]),
+    "answer refused": row(
+        "Login refused. The password was sent twice, the...", ANSWERED, login=[ASKS], question=[NO]
+    ),
     "answer and more": row(NOT_ALONE, ANSWERED, login=[ASKS], question=[["publickey"]]),
     "asked twice": row(NOT_ALONE, ANSWERED, login=[ASKS], asks=[[QUESTION], [QUESTION]]),
-    "two questions": row(NOT_ALONE, f"{ASKED}, hang up", login=[ASKS], asks=[[QUESTION, QUESTION]]),
-    "in clear text": row(NOT_ALONE, f"{ASKED}, hang up", login=[ASKS], asks=[[IN_CLEAR_TEXT]]),
+    "two questions": row(NOT_ALONE, NOT_ANSWERED, login=[ASKS], asks=[[QUESTION, QUESTION]]),
+    "in clear text": row(NOT_ALONE, NOT_ANSWERED, login=[ASKS], asks=[[IN_CLEAR_TEXT]]),
     # The command goes out once, and our end of file once, after silence.
     "silence": row("", RESTARTED, answer=[0, "end", "close"]),
-    "failure": row(
-        f"{FAILURE} (exit status 1)", RESTARTED, answer=[b"SUCCESS: a\r> FAILURE: b\r", 1, "end"]
-    ),
+    "failure": row(FAILURE_1, RESTARTED, answer=[b"SUCCESS: a\r> FAILURE: b\r", 1, "end"]),
     "no status": row("", RESTARTED, answer=[TEXT, "end", "close"]),
     "loss": row(BROKEN, RESTARTED, answer=[TEXT, "lost"]),
     "status in time": row("", RESTARTED, answer=[A_LINE, "end", 9.0, 0]),
     "status too late": row(NO_STATUS, RESTARTED, answer=[A_LINE, "end", 1.0, 10.0, 0]),
     "end in time": row(FAILURE, RESTARTED, answer=[0, 1.0, B_LINE, "end"]),
     "end too late": row("", RESTARTED, answer=[0, 1.0, 2.0, 1.0, B_LINE, "end"]),
-    "endless": row(TOO_LONG, RESTARTED, answer=[b"x" * (1 << 20), b"x"]),
-    "refused to run": row(
-        "The server refused to run the command.", RESTARTED, answer=["close"], exec=CLOSED
+    "endless": row(
+        "The answer is longer than any command's...", RESTARTED, answer=[b"x" * (1 << 20), b"x"]
     ),
+    "refused to run": row(NOT_RUN, RESTARTED, answer=["close"], exec=CLOSED),
     "refused to run, but a status": row(SILENT, RESTARTED, answer=[0, "end", "close"], exec=CLOSED),
     "text before the reply": row("", RESTARTED, answer=[TEXT, 0, "end", "close"], exec=CLOSED),
-    "no reply, but text": row("", RESTARTED, answer=[TEXT, 0, "end"], exec=["stalls"]),
-    "no reply, and silence": row(SILENT, RESTARTED, answer=[1.0, 0, "end"], exec=["stalls"]),
+    "no reply, but text": row("", RESTARTED, answer=[TEXT, 0, "end"], exec=["waits"]),
+    "no reply, and silence": row(SILENT, RESTARTED, answer=[1.0, 0, "end"], exec=["waits"]),
     "waits for our end": row("", OUR_ENDED, answer=[TEXT, "our end", 0, "end", "close"]),
     "closes at our end": row("", OUR_ENDED, answer=[TEXT, "our end", "close"]),
     "breaks at our end": row(BROKEN, OUR_ENDED, answer=[TEXT, "our end", "lost"]),
     "fails after our end": row(FAILURE, OUR_ENDED, answer=[TEXT, "our end", B_LINE]),
-    "never ends": row(f"{HEARD_NOTHING}{HEARD}", OUR_ENDED, answer=[TEXT, "our end"]),
+    "never ends": row(f"{NO_END}{HEARD}", OUR_ENDED, answer=[TEXT, "our end"]),
     "10 s are no silence": row("", RESTARTED, answer=[TEXT, 10.0, 0, "end"]),
-    "half a line": row(HEARD_A, RESTARTED, answer=[b"SUCCESS: a"]),
+    "half a line": row(NO_END_OF_A, RESTARTED, answer=[b"SUCCESS: a"]),
     "failure at the last moment": row(FAILURE, RESTARTED, answer=[60.0, B_LINE]),
-    "text at the last moment": row(HEARD_A, RESTARTED, answer=[60.0, A_LINE]),
-    # A step that takes all of the time is the last one.
+    "text at the last moment": row(NO_END_OF_A, RESTARTED, answer=[60.0, A_LINE]),
+    # Nothing is sent after the time is over, and what returns late has no effect.
+    "connect hangs": row(OVER.format("connecting"), "connect", connect=["hangs"]),
+    "handshake hangs": row(OVER.format("connecting"), LOOK, handshake=["hangs"]),
+    "login hangs": row(OVER.format("logging in"), SENT, login=["hangs"]),
+    "answer hangs": row(OVER.format("logging in"), ANSWERED, login=[ASKS], question=["hangs"]),
+    "session hangs": row(OVER.format("opening a session"), LOGGED_IN, session=["hangs"]),
+    "command hangs": row(f"{NO_END} {DOUBT}", RESTARTED, exec=["hangs"], answer=[]),
     "all time for the key": row(OVER.format("logging in"), LOOK, handshake=[60.0]),
     "all time for the login": row(OVER.format("opening a session"), SENT, login=[60.0]),
     "all time for the session": row(OVER.format("opening a session"), LOGGED_IN, session=[60.0]),
@@ -223,6 +217,7 @@ def test_one_server(
     mmp, following = remote.at(A, **state), remote.at(B)
     known = remote.known_hosts.read_text()
     ran = remote.run(*options)
+    remote.go_on()
     if reason.endswith("..."):
         assert ran.log[1].startswith(reason[:-3])
         reason = ran.log[1]
@@ -280,54 +275,37 @@ def test_system_without_more_threads(remote: Remote, monkeypatch: MonkeyPatch) -
     assert mmp.received == ""
 
 
-# ---- Cut off: nothing is sent after it -----------------------------------------------------------
+# ---- Signals: nothing is sent after one ----------------------------------------------------------
 
-STEPS = {  # what was sent when it ended there, and what it was doing
-    "connect": ("connect", "connecting"),
-    "handshake": (LOOK, "connecting"),
-    "login": (SENT, "logging in"),
-    "question": (ANSWERED, "logging in"),
-    "session": (LOGGED_IN, "opening a session"),
-    "exec": (RESTARTED, "waiting for the answer"),
+MOMENTS = {  # what was sent, and what is told of it
+    "connect": ("connect", "connecting."),
+    "handshake": (LOOK, "connecting."),
+    "login": (SENT, "logging in."),
+    "question": (ANSWERED, "logging in."),
+    "session": (LOGGED_IN, "opening a session."),
+    "exec": (RESTARTED, f"waiting for the answer. {DOUBT}"),
+    "hang up": (RESTARTED, ""),
 }
 
 
-@mark.parametrize("how", ["time", *SIGNALS])
-@mark.parametrize("step", STEPS)
-def test_cut_off(remote: Remote, step: str, how: str) -> None:
-    """What returns late has no effect; a connection that comes late is closed (see remote.py)."""
-    received, doing = STEPS[step]
-    doubt = f" {DOUBT}" if step == "exec" else ""
-    number = None if how == "time" else getattr(signal, how)
+@mark.parametrize("name", SIGNALS)
+@mark.parametrize("step", MOMENTS)
+def test_signal(remote: Remote, step: str, name: str) -> None:
+    received, doing = MOMENTS[step]
     login = [ASKS] if step == "question" else []
-    mmp = remote.at(A, **{"login": login, step: [remote.stuck(number)]}, answer=[])
-    others = [remote.at(B), remote.at(C)]
+    answer = WHOLE if step == "hang up" else []
+    mmp = remote.at(A, **{"login": login, step: [name]}, answer=answer)
+    never = [remote.at(B), remote.at(C)]
     ran = remote.run()
     remote.go_on()
-    if how == "time":
-        log = [*failed(mmp, f"{OVER.format(doing)}{doubt}"), *map(restarted, others)]
-        assert (ran.log, ran.status) == (log, 1)
-        assert [other.received for other in others] == [RESTARTED] * 2
-    else:
-        ended = f"Ended by {how}. Not attempted: {B}, {C}"
-        reason = f"Cut off by {how} while {doing}.{doubt}"
-        line = f"Server 1 ({A}) FAILED after {ran.seconds:.1f} s: {reason}"
-        assert (ran.log, ran.status) == ([*failed(mmp, reason), ended], 128 + signal.Signals[how])
-        assert (ran.err, ran.out) == (f"{line}\n{ended}\n", "Restarted 0 of 3 servers.\n")
-        assert [other.received for other in others] == [""] * 2
-    assert mmp.received == received
-
-
-def end_by_signal() -> None:
-    signal.raise_signal(signal.SIGTERM)
-
-
-def test_signal_between_two_servers(remote: Remote) -> None:
-    mmp, never = remote.at(A, **{"hang up": [end_by_signal]}), remote.at(B)
-    ran = remote.run()
-    assert ran.log == [restarted(mmp), f"Ended by SIGTERM. Not attempted: {B}"]
-    assert (ran.status, ran.out.splitlines()[-1]) == (143, "Restarted 1 of 2 servers.")
-    assert never.received == ""
+    reason = f"Cut off by {name} while {doing}"
+    ended = f"Ended by {name}. Not attempted: {B}, {C}"
+    assert ran.log == [*(failed(mmp, reason) if doing else [restarted(mmp)]), ended]
+    line = f"Server 1 ({A}) FAILED after {ran.seconds:.1f} s: {reason}\n"
+    assert ran.err == f"{line if doing else ''}{ended}\n"
+    assert ran.out.splitlines()[-1] == f"Restarted {0 if doing else 1} of 3 servers."
+    assert ran.status == 128 + getattr(signal, name)
+    assert [mmp.received, *(each.received for each in never)] == [received, "", ""]
 
 
 @mark.parametrize(("seconds", "is_heeded"), [(0.0, False), (2.0, True)], ids=str)
@@ -353,7 +331,7 @@ def test_signal_that_is_ignored_or_unknown(remote: Remote, monkeypatch: MonkeyPa
     """As nohup ignores one, and shells with jobs in the background; as Windows lacks one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     monkeypatch.delattr(signal, "SIGHUP", raising=False)
-    mmp = remote.at(A, login=[lambda: signal.raise_signal(signal.SIGINT)])
+    mmp = remote.at(A, **{"hang up": ["SIGINT"]})
     assert remote.run().log == [restarted(mmp)]
 
 
@@ -379,7 +357,7 @@ def test_pause_is_between_two_servers_only(remote: Remote, options: str, pause: 
 def test_signal_ends_the_wait(remote: Remote, monkeypatch: MonkeyPatch, tries: list[Any]) -> None:
     def sleep(_: float) -> None:
         monkeypatch.setattr(time, "sleep", remote.sleep)
-        end_by_signal()
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(time, "sleep", sleep)
     mmp, never = remote.at(A, connect=tries), remote.at(B)
@@ -506,10 +484,10 @@ def log(sessions: int, users: int) -> bytes:
     return f'{web}{line} host:server: INFO : STATS: {{"CMA": "{users}/99"}}\n'.encode()
 
 
-def full(server: Place, number: int) -> str:
+def full(number: int, address: str) -> str:
     return (
-        f"FULL: server {number} ({server.address}). At 149 sessions a Web Bridge accepts no more, "
-        "so nobody else can join there. To restart it now, which ends its meetings: "
+        f"FULL: server {number} ({address}). At 149 sessions a Web Bridge accepts no more, so "
+        "nobody else can join there. To restart it now, which ends its meetings: "
         f"webbridge_restart.py {number}"
     )
 
@@ -539,7 +517,7 @@ def test_night(
     """All servers count. One that stays full is told even where nothing else is."""
     servers = [remote.at(address, text=text) for address, text in zip((A, B), logs)]
     ran = remote.run(*options, *quiet)
-    told = f"{words} {full(servers[1], 2)}" if is_full else words
+    told = f"{words} {full(2, B)}" if is_full else words
     assert ran.log == [told, *map(restarted, chosen)]
     assert (ran.status, ran.err) == ((1, f"{told}\n") if is_full else (0, ""))
     assert (f"{told}\n" in ran.out, ran.out == "") == (not (quiet or is_full), bool(quiet))
@@ -552,27 +530,23 @@ TABLE = f"""\
 Server            Web Bridge  Age    CMA    Age    Log ends
 1 (10.48.79.194)  149 FULL    0 min  99/99  0 min  {TIME}
 """
-SUM = "Leaked: 50 sessions (149 Web Bridge, 99 active CMA).\n"
+TOLD = f"{full(1, A)}\nLeaked: 50 sessions (149 Web Bridge, 99 active CMA).\n"
+WOULD = f"{TABLE}{TOLD}A run now would restart {{}}: 99 active sessions; 50 leaked sessions"
+NO_NEED = ", fewer than --if-leaked 51.\n"
+REPORTS = {
+    "--sessions --quiet": (f"{TABLE}{TOLD}", READ),
+    "--sessions": (f"{TABLE}{webbridge_restart.CAUTIONS}\n{TOLD}", READ),
+    "--check --if-leaked=50 --quiet": (f"{WOULD.format('1 server')}.\n", f"{CHECKED}, {READ}"),
+    "--check --if-leaked=51 --quiet": (f"{WOULD.format('nothing')}{NO_NEED}", f"{CHECKED}, {READ}"),
+}
 
 
-def test_sessions(remote: Remote, log_file: Path) -> None:
-    mmp = remote.at(A, text=log(149, 99))
-    assert remote.run("--sessions", "--quiet")[:3] == (0, f"{TABLE}{full(mmp, 1)}\n{SUM}", "")
-    told = f"{TABLE}{webbridge_restart.CAUTIONS}\n{full(mmp, 1)}\n{SUM}"
-    assert remote.run("--sessions").out == told
-    assert (mmp.received, log_file.exists()) == (f"{READ}, {READ}", False)
-
-
-@mark.parametrize(
-    ("limit", "what", "why_not"),
-    [(50, "1 server", ""), (51, "nothing", ", fewer than --if-leaked 51")],
-)
-def test_rehearsal(remote: Remote, log_file: Path, limit: int, what: str, why_not: str) -> None:
+@mark.parametrize("options", REPORTS)
+def test_what_is_counted_and_only_told(remote: Remote, log_file: Path, options: str) -> None:
+    told, received = REPORTS[options]
     mmp = remote.at(A, answer=SETTINGS, text=log(149, 99))
-    ran = remote.run("--check", f"--if-leaked={limit}", "--quiet")
-    would = f"A run now would restart {what}: 99 active sessions; 50 leaked sessions{why_not}.\n"
-    assert ran[:3] == (0, f"{TABLE}{full(mmp, 1)}\n{SUM}{would}", "")
-    assert (mmp.received, log_file.exists()) == (f"{CHECKED}, {READ}", False)
+    assert remote.run(*options.split())[:3] == (0, told, "")
+    assert (mmp.received, log_file.exists()) == (received, False)
 
 
 @mark.parametrize("is_ready", [True, False], ids=["not counted", "not ready"])
@@ -601,7 +575,7 @@ def test_figure_that_is_missing(remote: Remote, state: dict[str, Any], problem: 
     ran = remote.run(*NIGHT, "--quiet")
     todo = (
         "Until each server can be counted, take those that cannot out of the script's lists, or "
-        f"restart servers by their numbers, without conditions. {full(mmp, 2)}"
+        f"restart servers by their numbers, without conditions. {full(2, B)}"
     )
     reason = f"1 ({A}): {problem}"
     assert ran.log == [f"Nothing was restarted. Cannot count: {reason} {todo}"]
@@ -615,7 +589,7 @@ def test_figure_that_is_missing(remote: Remote, state: dict[str, Any], problem: 
 @mark.parametrize("step", ["log", "hang up"])
 def test_signal_while_counting(remote: Remote, step: str) -> None:
     """Also after the last log was read, nothing is restarted."""
-    mmp = remote.at(A, text=log(99, 0), **{step: [end_by_signal]})
+    mmp = remote.at(A, text=log(99, 0), **{step: ["SIGTERM"]})
     ran = remote.run(*NIGHT)
     assert ran.log == ["Ended by SIGTERM. Not attempted: none", "Nothing was restarted."]
     assert (ran.status, mmp.received) == (143, READ)
