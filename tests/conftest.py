@@ -28,8 +28,6 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00 ")
 
 
 class Ran(NamedTuple):
-    """What a run returned, printed and logged."""
-
     status: int
     out: str
     err: str
@@ -90,8 +88,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def _connections_end() -> Iterator[None]:
     """Wait for paramiko's threads: one that outlives its test would show in the next.
 
-    On Python 3.11, a thread that formats a traceback and one that parses source text (as the script
-    does with its own) can break each other.
+    On Python 3.11, one that formats a traceback can break another that parses source text.
     """
     yield
     for thread in threading.enumerate():
@@ -142,17 +139,14 @@ def run(
 
 
 def address_of(server: Any) -> str:
-    """Return the address of a server, or the address itself."""
     return server if isinstance(server, str) else server.address
 
 
 def restarted(server: Any) -> str:
-    """Return the log line of a success."""
     return f"Webbridge on server: {address_of(server)} restarted successfully"
 
 
 def failed(server: Any, reason: str) -> list[str]:
-    """Return the two log lines of a failure."""
     return [f"Failed to restart webbridge on server {address_of(server)}. Error:", reason]
 
 

@@ -44,7 +44,6 @@ LIMITS = {  # in full, where conftest.py shortens them
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 KEY, OTHER_KEY = (PKey.from_type_string("ssh-ed25519", BLOB + 32 * byte) for byte in (b"1", b"2"))
 ECDSA_KEY = paramiko.ECDSAKey.generate()
-
 WHOLE = [CISCO.encode(), 0, "end", "close"]
 
 
@@ -94,10 +93,14 @@ class Transport(paramiko.Transport):
         self.place.take("session")
         return Channel(self, window_size)
 
-    def open_sftp_client(self) -> Log:
+    def open_sftp_client(self) -> Any:
         self.place.take("session")
         self.place.take("sftp")
-        return Log(self.place)
+        return SimpleNamespace(open=self.open_file)
+
+    def open_file(self, name: str) -> Log:
+        self.place.take(name)
+        return Log(self.place.text)
 
     def join(self, timeout: float | None = None) -> None:
         """Its thread was never started."""
@@ -154,15 +157,7 @@ class Channel(paramiko.Channel):
 
 
 class Log(io.BytesIO):
-    """Paramiko's SFTPClient, and the one file that the server has."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(place.text)
-        self.place = place
-
-    def open(self, filename: str) -> Log:
-        self.place.take(filename)
-        return self
+    """The one file that a server has."""
 
     def stat(self) -> SimpleNamespace:
         return SimpleNamespace(st_size=len(self.getvalue()))
@@ -272,7 +267,7 @@ class Remote:
     def end(self) -> None:
         """Nothing is left open or unforeseen."""
         self.go_on()
-        left_open = [connection for connection in self.connections if connection.fileno() != -1]
+        left_open = [each for each in self.connections if each.fileno() != -1]
         for connection in left_open:
             connection.close()
         assert left_open == []
