@@ -73,6 +73,7 @@ CHANGED = f"{KNOWN} Shown: {shown(OTHER_KEY)}. The password was not sent to it..
 OTHER_TYPE = "The server has no host key of a known type: ssh-ed25519. Shown: ecdsa..."
 BROKE_OFF_BEFORE = "The connection broke off before the login."
 ONCE = "Login refused. The password was sent once and is not sent again..."
+TWICE = "Login refused. The password was sent twice, the second time as an answer, and..."
 NOT_ALONE = "The server did not let this script in with the password alone..."
 NO_SESSION = "The server refused to open a session (code 4)..."
 BROKE_OFF = "The connection broke off while opening a session."
@@ -113,17 +114,17 @@ ROWS = {
     "refused": row(UNABLE, DIALS, connect=[REFUSED] * 3),
     "no route": row(UNABLE, DIALS, connect=[NO_ROUTE] * 3),
     "no network": row(NO_NETWORK, DIALS, connect=[UNREACHABLE] * 3),
-    "silent": row(
-        "Timed out after 18 s while connecting to...", DIALS, connect=[socket.timeout()] * 3
-    ),
+    "silent": row("Timed out after 18 s while...", DIALS, connect=[socket.timeout()] * 3),
     "no name": row(f"Cannot resolve {A}...", DIALS, connect=[socket.gaierror(-3, "?")] * 3),
     "reset": row(NO_ANSWER.format(RESET), LOOKS, handshake=[RESET] * 3),
     "ended": row(NOTHING, LOOKS, handshake=[ENDED] * 3),
     "no banner": row(NO_ANSWER.format("no"), LOOKS, handshake=[SSHException("no")] * 3),
     "stall": row(STALL.format("18.0"), LOOKS, handshake=["stalls"] * 3),
     "late stall": row(STALL.format("8.0"), LOOKS, connect=[10.0] * 3, handshake=["stalls"] * 3),
-    "early": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED, 37.5], handshake=[ENDED]),
-    "late": row(NOTHING, f"connect, {LOOK}", connect=[REFUSED, 38.5], handshake=[ENDED]),
+    "soon": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED, 37.5], handshake=[ENDED]),
+    "too late for a third try": row(
+        NOTHING, f"connect, {LOOK}", connect=[REFUSED, 38.5], handshake=[ENDED]
+    ),
     # Without an algorithm in common, one more look shows which key a known server has instead.
     "no kex": row(NO_KEX, f"{LOOK}, {LOOK}", handshake=[KEX] * 2),
     "SSH 1": row(SSH_1, LOOK, known=[], version="SSH-1.5-a", handshake=[KEX]),
@@ -151,9 +152,7 @@ ROWS = {
     "session ends": row(BROKE_OFF, LOGGED_IN, session=[ENDED]),
     # As an answer, it goes out once more, on a connection of its own, which has its tries, too.
     "question": row("", f"{SENT}, connect, {BY_ANSWER}", login=[ASKS], connect=[None, REFUSED]),
-    "answer refused": row(
-        "Login refused. The password was sent twice, the...", ANSWERED, login=[ASKS], question=[NO]
-    ),
+    "answer refused": row(TWICE, ANSWERED, login=[ASKS], question=[NO]),
     "answer and more": row(NOT_ALONE, ANSWERED, login=[ASKS], question=[["publickey"]]),
     "asked twice": row(NOT_ALONE, ANSWERED, login=[ASKS], asks=[[QUESTION], [QUESTION]]),
     "two questions": row(NOT_ALONE, NOT_ANSWERED, login=[ASKS], asks=[[QUESTION, QUESTION]]),
@@ -167,9 +166,7 @@ ROWS = {
     "status too late": row(NO_STATUS, RESTARTED, answer=[A_LINE, "end", 1.0, 10.0, 0]),
     "end in time": row(FAILURE, RESTARTED, answer=[0, 1.0, B_LINE, "end"]),
     "end too late": row("", RESTARTED, answer=[0, 1.0, 2.0, 1.0, B_LINE, "end"]),
-    "endless": row(
-        "The answer is longer than any command's...", RESTARTED, answer=[b"x" * (1 << 20), b"x"]
-    ),
+    "endless": row("The answer is longer...", RESTARTED, answer=[b"x" * (1 << 20), b"x"]),
     "refused to run": row(NOT_RUN, RESTARTED, answer=["close"], exec=CLOSED),
     "refused to run, but a status": row(SILENT, RESTARTED, answer=[0, "end", "close"], exec=CLOSED),
     "text before the reply": row("", RESTARTED, answer=[TEXT, 0, "end", "close"], exec=CLOSED),
