@@ -121,10 +121,9 @@ ROWS = {
     "no banner": row(NO_ANSWER.format("no"), LOOKS, handshake=[SSHException("no")] * 3),
     "stall": row(STALL.format("18.0"), LOOKS, handshake=["stalls"] * 3),
     "late stall": row(STALL.format("8.0"), LOOKS, connect=[10.0] * 3, handshake=["stalls"] * 3),
-    "soon": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED, 37.5], handshake=[ENDED]),
-    "too late for a third try": row(
-        NOTHING, f"connect, {LOOK}", connect=[REFUSED, 38.5], handshake=[ENDED]
-    ),
+    "only at first": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED], handshake=[ENDED]),
+    "just in time": row("", f"{LOOK}, {RESTARTED}", connect=[40.0], handshake=[ENDED]),
+    "too late": row(NOTHING, f"connect, {LOOK}", connect=[REFUSED, 38.5], handshake=[ENDED]),
     # Without an algorithm in common, one more look shows which key a known server has instead.
     "no kex": row(NO_KEX, f"{LOOK}, {LOOK}", handshake=[KEX] * 2),
     "SSH 1": row(SSH_1, LOOK, known=[], version="SSH-1.5-a", handshake=[KEX]),
