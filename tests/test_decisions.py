@@ -70,6 +70,7 @@ NO_KEX = f"The server and paramiko {paramiko.__version__} have no algorithm in c
 if not paramiko.__version__.startswith("4."):
     NO_KEX += " If the server offers nothing newer than SHA-1, run:..."
 SSH_1 = "The server speaks only SSH 1..."
+NEW_KEY = f"New host key, not trusted yet: {shown(KEY)}. It is not in FILE. The password was..."
 KNOWN = f"The host key has CHANGED. Known: {shown(KEY)}."
 CHANGED = f"{KNOWN} Shown: {shown(OTHER_KEY)}. The password was not sent to it..."
 OTHER_TYPE = "The server has no host key of a known type: ssh-ed25519. Shown: ecdsa..."
@@ -131,7 +132,7 @@ ROWS = {
     "SSH 1": row(SSH_1, LOOK, known=[], version="SSH-1.5-a", handshake=[KEX]),
     "SSH 1 and 2": row(NO_KEX, LOOK, known=[], version="SSH-1.99-a", handshake=[KEX]),
     # A wrong host key gets nothing, and is not stored. An attack must not read as an old server.
-    "new key": row(f"New host key, not trusted yet: {shown(KEY)}...", LOOK, known=[]),
+    "new key": row(NEW_KEY, LOOK, known=[]),
     "changed key": row(CHANGED, LOOK, keys=[[OTHER_KEY]]),
     "changed key, and new ones are accepted": row(CHANGED, LOOK, ACCEPT, keys=[[OTHER_KEY]]),
     "another type": row(OTHER_TYPE, f"{LOOK}, {LOOK}", ACCEPT, keys=[[ECDSA_KEY]]),
@@ -209,6 +210,7 @@ def test_one_server(
     known = remote.known_hosts.read_text()
     ran = remote.run(*options)
     remote.go_on()
+    reason = reason.replace("FILE", str(remote.known_hosts))
     if reason.endswith("..."):
         assert ran.log[1].startswith(reason[:-3])
         reason = ran.log[1]
