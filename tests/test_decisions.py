@@ -405,7 +405,9 @@ def test_verbose_and_quiet(remote: Remote) -> None:
     remote.at(A, answer=[b"SUCCESS: \x1b[31ma", 0, "end"])
     told = f"Server 1 ({A}) restarted in 0.0 s\n  answered: SUCCESS: \\x1b[31ma\n"
     assert remote.run("--verbose").out == f"{told}Restarted 1 of 1 server.\n"
-    remote.at(B, session=[ENDED])
+    remote.at(A, answer=SETTINGS)
+    assert remote.run("--check", "--quiet")[:3] == (0, "", "")
+    remote.at(A), remote.at(B, session=[ENDED])
     line = f"Server 2 ({B}) FAILED after 0.0 s: {BROKE_OFF}\n"
     assert remote.run("--quiet")[:3] == (1, "", line)
 
