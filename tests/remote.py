@@ -215,9 +215,6 @@ class Remote:
         patch.setattr(concurrent.futures, "wait", self.wait_for)
         for name, seconds in LIMITS.items():
             patch.setattr(webbridge_restart, name, seconds)
-        script = known_hosts.with_name(webbridge_restart.SCRIPT.name)
-        script.touch()  # parsing the real one in each run would take half of the time
-        patch.setattr(webbridge_restart, "SCRIPT", script)
 
     def at(self, address: str, known: Sequence[PKey] = (KEY,), **state: Any) -> Place:
         host, port = webbridge_restart.parse_address(address)

@@ -201,7 +201,7 @@ STATS = '{"new": [1, {"x": null}], "CMA": "14/17", "callLegs": "20/24", "name": 
         f"Jun 20 21:16:19\tuser.info\tcms01 server[99]: INFO: STATS : {STATS}",
     ],
 )
-@pytest.mark.parametrize("line_end", ["", "\n", "\r\n"], ids=repr)
+@pytest.mark.parametrize("line_end", ["", "\n", "\r\n"], ids=["none", "LF", "CRLF"])
 def test_lines_with_a_counter(line: str, line_end: str) -> None:
     expected = {WEB: "149"} if "webbridge" in line else {CALL: "14/17"}
     for encoding in ("utf-8", "cp1252"):

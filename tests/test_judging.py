@@ -34,8 +34,8 @@ WHOLE, CUT = "", LOST
 
 
 def short(value: object) -> str:
-    """Return a name for a row of a table."""
-    return ascii(value)[:40]
+    """Return a name for a row of a table, without backslashes: mutmut.cfg says why."""
+    return ascii(value)[:40].replace("\\", "")
 
 
 # ---- When a restart is confirmed -----------------------------------------------------------------

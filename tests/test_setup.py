@@ -443,7 +443,6 @@ def test_known_hosts_that_do_not_exist_yet(run: Run, tmp_path: Path) -> None:
         "|1| ssh-ed25519 KEY",
         "\udcff\udcfe",
     ],
-    ids=ascii,
 )
 def test_unusable_line_of_known_hosts_is_named(start: Start, known_hosts: Path, line: str) -> None:
     text = line.replace("KEY", public(key()).split()[1])
@@ -513,7 +512,7 @@ def test_check_leaves_no_new_log_and_an_old_one_as_it_is(
     assert log_file.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=repr)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=["none", "LF", "CRLF"])
 def test_log_goes_on_in_a_line_of_its_own(
     start: Start, edit: Edit, log_file: Path, end: str
 ) -> None:
