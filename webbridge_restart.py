@@ -22,10 +22,10 @@ with the Python of its virtual environment (on Windows: .venv\Scripts\python):
 Exit status:
   0    every server was restarted (or is ready, or was counted), or the
        conditions did not call for a restart
-  1    at least one server failed or could not be counted, a Web Bridge is
-       full and was not restarted, or a line of the log was lost
+  1    at least one server failed or could not be counted, the conditions left
+       a full Web Bridge as it is, or a line of the log was lost
   2    the set-up is wrong, and nothing was attempted
-  130, 143, 129   ended by Ctrl-C, by SIGTERM, by a closed terminal
+  130, 143, 129, 149   ended by Ctrl-C, SIGTERM, a closed terminal, Ctrl-Break
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ import functools
 import getpass
 import ipaddress
 import logging
-import math
 import os
 import re
 import signal
@@ -89,7 +88,7 @@ CALLBRIDGES: dict[int, str] = {}
 
 SECONDS_PER_SERVER = 60.0  # the default of --timeout: from connecting to the whole answer
 CONNECT_TRIES = 3
-TRY_SHARE = 0.3  # of --timeout, for each try to connect: 18 of 60 seconds
+TRY_SHARE = 0.3  # of --timeout, for each step of a try to connect: 18 of 60 seconds
 SECONDS_BETWEEN_TRIES = 2.0
 LATE_OUTPUT_SECONDS = 2.0  # output may come this long after the exit status
 LATE_STATUS_SECONDS = 10.0  # the exit status may come this long after the end of the output
@@ -111,7 +110,6 @@ MAX_CALL_BRIDGE_AGE = datetime.timedelta(minutes=15)  # Cisco's document: logged
 __version__ = "3.0.0"
 SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start it in other folders
 RESTART_COMMAND = "webbridge restart"
-CHECK_COMMAND = "webbridge"  # prints the settings and changes nothing
 STORE_KEY_OPTIONS = "--check --accept-new-host-keys"
 # RSA keys have one name in a known-hosts file, but sign under three.
 KNOWN_NAMES = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}
@@ -152,14 +150,11 @@ def explain_file(error: OSError) -> str:
     return f"{error.strerror}.{hint if isinstance(error, PermissionError) else ''}"
 
 
-def read_file(name: str, path: Path) -> bytes:
-    """Return what a small text file holds; raises Trouble, also for UTF-16."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise Trouble(f"Cannot read the {name} {path}: {explain_file(error)}") from None
+def read_file(path: Path) -> bytes:
+    """Return what a small text file holds; raises OSError, or Trouble for UTF-16."""
+    text = path.read_bytes()
     if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in text:
-        raise Trouble(f"The {name} {path} is UTF-16. Save it again as UTF-8.")
+        raise Trouble(f"{path} is UTF-16. Save it again as UTF-8.")
     return text
 
 
@@ -353,13 +348,13 @@ def refuse_if_others_can_read(path: Path) -> None:
 
 
 def read_password_file(path: Path) -> str:
-    """Return the first line of the file; raises Trouble."""
-    text = read_file("password file", path)
+    """Return the first line of the file; raises Trouble or OSError."""
+    text = read_file(path)
     refuse_if_others_can_read(path)
     try:
         first_line = text.decode("utf-8-sig").partition("\n")[0].rstrip("\r")
     except UnicodeDecodeError:
-        raise Trouble(f"The password file {path} is not UTF-8. Save it again as UTF-8.") from None
+        raise Trouble(f"{path} is not UTF-8. Save it again as UTF-8.") from None
     if not first_line:
         raise Trouble(f"The first line of {path} is empty. Write the password there.")
     return first_line
@@ -377,7 +372,7 @@ def ask_for_password() -> str:
 
 
 def find_password(options: argparse.Namespace) -> tuple[str, str]:
-    """Return the password and where it comes from; raises Trouble."""
+    """Return the password and where it comes from; raises Trouble or OSError."""
     if not isinstance(MMP_USERNAME, str) or not isinstance(MMP_PASSWORD, str) or not MMP_USERNAME:
         raise Trouble(
             f"MMP_USERNAME or MMP_PASSWORD in {SCRIPT.name} is not text. Write each in quotation "
@@ -424,9 +419,10 @@ def parse_known_host(number: int, line: str) -> KnownHost:
 
 
 def read_known_hosts(path: Path) -> list[KnownHost]:
-    """Return the lines of a known-hosts file, which need not exist; raises Trouble."""
-    text = read_file("known-hosts file", path) if path.exists() else b""
-    known = []
+    """Return the lines of a known-hosts file, which need not exist; raises Trouble or OSError."""
+    text, known = b"", []
+    with contextlib.suppress(FileNotFoundError):
+        text = read_file(path)
     for number, line in enumerate(text.decode("utf-8-sig", "replace").split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -442,11 +438,62 @@ def read_known_hosts(path: Path) -> list[KnownHost]:
     return known
 
 
+# ---- Reaching a server, before anything is sent to it --------------------------------------------
+
+
+class Transient(Trouble):
+    """There is no connection yet, and another try may succeed."""
+
+
+def dial(server: Server, seconds: float) -> socket.socket:
+    """Return a TCP connection to the first address of the host that accepts; raises Transient."""
+    place = f"{server.host} port {server.port}"
+    try:
+        connection = socket.create_connection((server.host, server.port), seconds)
+        # As ssh does. Otherwise small packets wait for the acknowledgement of the one before.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    except socket.gaierror:
+        trouble = Transient(f"Cannot resolve {server.host}. Check how it is written, and DNS.")
+    except socket.timeout:
+        trouble = Transient(f"Timed out after {seconds:g} s while connecting to {place}.")
+    except OSError as error:
+        trouble = Transient(f"Cannot connect to {place}: {error.strerror or error}.")
+        if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH):  # the words of Cisco's script
+            words = f"[Errno None] Unable to connect to port {server.port} on {server.host}"
+            trouble = Transient(words)
+            trouble.advice = ". Check the address, and that SSH to it is open from this computer."
+    raise trouble
+
+
+def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -> paramiko.PKey:
+    """Return the server's host key; raises Trouble, or Transient if another try may succeed."""
+    place = f"{server.host} port {server.port}"
+    try:
+        transport.start_client(timeout=seconds)
+        return transport.get_remote_server_key()  # raises SSHException if the time ran out
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        version, said = paramiko.__version__, show(str(error))
+        words = f"The server and paramiko {version} have no algorithm in common: {said}."
+        # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
+        if not version.startswith("4.") and not transport.host_key_type:
+            install = f'"{sys.executable}" -m pip install "paramiko<5"'
+            words += f" If the server offers nothing newer than SHA-1, run: {install}"
+        raise Trouble(words) from None
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        reason = f"No usable SSH answer from {place}: {show(str(error)).rstrip('.')}."
+        if transport.is_active():
+            reason = f"Timed out after {seconds:g} s in the SSH handshake with {place}."
+        raise Transient(f"{reason} Is it an MMP? Is the server overloaded?") from None
+
+
 # ---- Judging an answer ---------------------------------------------------------------------------
 
 # From here to "Counters in a log" stands what to verify before trusting the script. When is it
 # "restarted successfully"? judge_restart. What ends each step? Clock and find_end. Who gets the
 # password? log_in, after verify_host_key. What is sent, and once? ask. What is logged? restart_all.
+
+DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
 
 
 class Answer(NamedTuple):
@@ -471,26 +518,15 @@ class Verdict(NamedTuple):
         return f"{self.reason} {DOUBT}" if self.in_doubt else self.reason
 
 
-DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
-# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure. The
-# first SUCCESS lines of a restart are only about certificates, so a reply that stops after them has
-# restarted nothing. Prose is neither success nor failure. An exit status of 0 says that the whole
-# command ran and did not fail: then any line of success will do, or no text at all, for a command
-# of the MMP that works can print nothing.
+# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure. Prose
+# is neither success nor failure.
 SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
 SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
 RESTARTED_LINE = re.compile(  # bounded, so that no text takes long to search
-    SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge[^\n]{0,20}\b(?:enabled|restarted|started)\b)",
+    SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)",
     re.MULTILINE,
 )
 FAILURE = re.compile(rb"FAILURE:|^[ \t]*(?:ERROR|(?P<unknown>Unknown command))\b", re.MULTILINE)
-REPLY_LINE = re.compile(SUCCESS + rb"|FAILURE:", re.MULTILINE)
-ENABLED_LINE = re.compile(rb"^[ \t]*Enabled[ \t]*:[ \t]*true\b", re.MULTILINE | re.IGNORECASE)
-
-
-def has_whole_reply_line(text: bytes | bytearray) -> bool:
-    """Return whether a line of a reply has come to its end."""
-    return bool(REPLY_LINE.search(text, 0, text.rfind(b"\n") + 1))
 
 
 def judge_failure(answer: Answer) -> Verdict | None:
@@ -520,8 +556,9 @@ def judge_restart(answer: Answer) -> Verdict:
         heard = "" if is_silent else f" It had answered: {said}."
         return Verdict(False, f"{answer.cut}{heard}", in_doubt=True)
     if answer.status is None:
+        # The first SUCCESS lines are only about certificates. After them nothing is restarted yet.
         is_success = bool(RESTARTED_LINE.search(answer.text))
-    elif is_silent:
+    elif is_silent:  # 0: the whole command ran and did not fail, and need not print anything
         is_success = answer.accepted
     else:
         is_success = bool(SUCCESS_LINE.search(answer.text))
@@ -530,19 +567,6 @@ def judge_restart(answer: Answer) -> Verdict:
     status = "no exit status" if answer.status is None else "exit status 0"
     reason = f"The answer does not confirm the restart: {said} ({status})."
     return Verdict(False, reason, in_doubt=True)
-
-
-def judge_check(answer: Answer) -> Verdict:
-    """Return whether the answer says that the Web Bridge is enabled."""
-    failure = judge_failure(answer)
-    if failure:
-        return failure
-    said = show(answer.text)
-    if answer.cut:
-        return Verdict(False, f"{answer.cut} It had answered: {said}.")
-    if ENABLED_LINE.search(answer.text):
-        return Verdict(True, said)
-    return Verdict(False, f"The server does not say that its Web Bridge is enabled, but: {said}")
 
 
 # ---- The clock: no server holds the run ----------------------------------------------------------
@@ -650,77 +674,22 @@ class Turn(NamedTuple):
 # ---- One connection, to a server whose host key is known -----------------------------------------
 
 
-class Transient(Trouble):
-    """There is no connection yet, and another try may succeed."""
-
-
-class NothingInCommon(Trouble):
-    """The server and paramiko have no algorithm in common."""
-
-
-def dial(server: Server, seconds: float) -> socket.socket:
-    """Return a TCP connection to the first address of the host that accepts; raises Transient."""
-    place = f"{server.host} port {server.port}"
-    try:
-        connection = socket.create_connection((server.host, server.port), seconds)
-        # As ssh does. Otherwise small packets wait for the acknowledgement of the one before.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-    except socket.gaierror:
-        trouble = Transient(f"Cannot resolve {server.host}. Check how it is written, and DNS.")
-    except socket.timeout:
-        trouble = Transient(f"Timed out after {seconds:g} s while connecting to {place}.")
-    except OSError as error:
-        trouble = Transient(f"Cannot connect to {place}: {error.strerror or error}.")
-        if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH):  # the words of Cisco's script
-            words = f"[Errno None] Unable to connect to port {server.port} on {server.host}"
-            trouble = Transient(words)
-            trouble.advice = ". Check the address, and that SSH to it is open from this computer."
-    raise trouble
-
-
-def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -> paramiko.PKey:
-    """Return the server's host key; raises Trouble, or Transient if another try may succeed."""
-    place = f"{server.host} port {server.port}"
-    try:
-        transport.start_client(timeout=seconds)
-        return transport.get_remote_server_key()  # raises SSHException if the time ran out
-    except paramiko.ssh_exception.IncompatiblePeer as error:
-        if re.match(r"SSH-1\.(?!99)", transport.remote_version):
-            words = "The server speaks only SSH 1. It is no MMP of CMS 2.x."
-            raise NothingInCommon(words) from None
-        version, said = paramiko.__version__, show(str(error))
-        words = f"The server and paramiko {version} have no algorithm in common: {said}."
-        # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
-        if not version.startswith("4.") and not transport.host_key_type:
-            install = f'"{sys.executable}" -m pip install "paramiko<5"'
-            words += f" If the server offers nothing newer than SHA-1, run: {install}"
-        raise NothingInCommon(words) from None
-    except (OSError, EOFError, paramiko.SSHException) as error:
-        reason = f"No usable SSH answer from {place}: {show(str(error)).rstrip('.')}."
-        if transport.is_active():
-            reason = f"Timed out after {seconds:.1f} s in the SSH handshake with {place}."
-        raise Transient(f"{reason} Is it an MMP? Is the server overloaded?") from None
-
-
-def connect_once(
-    turn: Turn, key_types: Collection[str], seconds: float
-) -> tuple[paramiko.Transport, paramiko.PKey]:
+def connect_once(turn: Turn, seconds: float) -> tuple[paramiko.Transport, paramiko.PKey]:
     """Return a connection, and the host key that it showed, not yet verified; raises Trouble."""
     server, clock = turn.server, turn.clock
-    ends_at = time.monotonic() + seconds
+    known_types = {key.get_name() for key in turn.access.keys_of(server)}
     connection = clock.call("connecting", lambda: dial(server, seconds), socket.socket.close)
     transport = paramiko.Transport(connection)
     try:
         # paramiko's own limits must not end anything before the clock does.
         transport.banner_timeout = transport.handshake_timeout = clock.seconds + 1
         transport.auth_timeout = transport.channel_timeout = clock.seconds + 1
-        if key_types:  # a key of another type would prove nothing
-            security = transport.get_security_options()
-            names = [n for n in security.key_types if KNOWN_NAMES.get(n, n) in key_types]
-            security.key_types = names
-        left = max(TICK, ends_at - time.monotonic())
-        host_key = clock.call("connecting", lambda: shake_hands(transport, server, left))
+        # The known types first, as ssh does: a key of another type would prove nothing.
+        security = transport.get_security_options()
+        security.key_types = sorted(
+            security.key_types, key=lambda name: KNOWN_NAMES.get(name, name) not in known_types
+        )
+        host_key = clock.call("connecting", lambda: shake_hands(transport, server, seconds))
         return transport, host_key
     except Exception:
         hang_up(transport)
@@ -729,21 +698,15 @@ def connect_once(
 
 def connect(turn: Turn) -> tuple[paramiko.Transport, paramiko.PKey]:
     """Return what connect_once does; tries again while there is time for a try."""
-    key_types = {key.get_name() for key in turn.access.keys_of(turn.server)}
     seconds = turn.clock.seconds * TRY_SHARE
-    tries = 1
-    while True:
+    for _ in range(1, CONNECT_TRIES):
         try:
-            return connect_once(turn, key_types, seconds)
-        except NothingInCommon:
-            if not key_types:
-                raise
-            key_types = set()  # to see which key the server has instead
+            return connect_once(turn, seconds)
         except Transient:
-            if tries == CONNECT_TRIES or turn.clock.left() < SECONDS_BETWEEN_TRIES + seconds:
+            if turn.clock.left() < SECONDS_BETWEEN_TRIES + seconds:
                 raise
             turn.clock.sleep(SECONDS_BETWEEN_TRIES)
-            tries += 1
+    return connect_once(turn, seconds)
 
 
 def hang_up(transport: paramiko.Transport) -> None:
@@ -761,19 +724,34 @@ def describe(key: paramiko.PKey) -> str:
     return f"{key.get_name()} {key.fingerprint}"
 
 
-def verify_host_key(key: paramiko.PKey, server: Server, access: Access) -> None:
-    """Raises Trouble unless this is a known host key of the server."""
+def store_host_key(key: paramiko.PKey, turn: Turn) -> None:
+    """Store a new host key, so that it is known from now on, and tell it; raises Trouble."""
+    access, name = turn.access, turn.server.known_as
+    try:
+        append(access.known_hosts_file, f"{name} {key.get_name()} {key.get_base64()}\n")
+    except OSError as error:
+        reason = f"Cannot write to {access.known_hosts_file}: {explain_file(error)}"
+        raise Trouble(f"{reason} No password was sent.") from None
+    access.known_hosts.append(KnownHost(0, [name], key))
+    turn.report.say(f"Server {turn.server}: new host key stored: {describe(key)}")
+
+
+def verify_host_key(key: paramiko.PKey, turn: Turn) -> None:
+    """Raises Trouble unless this is a known host key of the server, or the first and accepted."""
+    server, access = turn.server, turn.access
     known, file = access.keys_of(server), access.known_hosts_file
     if key in known:
+        return
+    if access.accept_new_host_keys and not known:
+        store_host_key(key, turn)
         return
     not_sent = "The password was not sent to it."
     skipped = ", ".join(str(line.line) for line in access.lines_of(server) if not line.key)
     unusable = f" (line {skipped} has a marker or a type that cannot be used)" if skipped else ""
     if not known:
-        missing = "" if file.exists() else ", which does not exist yet"
         raise Trouble(
-            f"New host key, not trusted yet: {describe(key)}. It is not in {file}{missing}"
-            f"{unusable}. {not_sent} Compare the fingerprint with the server's own, then store the "
+            f"New host key, not trusted yet: {describe(key)}. It is not in {file}{unusable}. "
+            f"{not_sent} Compare the fingerprint with the server's own, then store the "
             f"key with {STORE_KEY_OPTIONS}."
         )
     same_type = ", ".join(describe(each) for each in known if each.get_name() == key.get_name())
@@ -786,21 +764,6 @@ def verify_host_key(key: paramiko.PKey, server: Server, access: Access) -> None:
         f'the server has a new key, delete the old one (ssh-keygen -R "{server.known_as}" -f '
         f'"{file}"), then store the new one with {STORE_KEY_OPTIONS}.'
     )
-
-
-def learn_host_key(key: paramiko.PKey, turn: Turn) -> None:
-    """Store the key of a server that has none stored, if that was asked for; raises Trouble."""
-    server, access = turn.server, turn.access
-    if not access.accept_new_host_keys or access.keys_of(server):
-        return
-    file, name = access.known_hosts_file, server.known_as
-    try:
-        append(file, f"{name} {key.get_name()} {key.get_base64()}\n")
-    except OSError as error:
-        not_sent = "No password was sent."
-        raise Trouble(f"Cannot write to {file}: {explain_file(error)} {not_sent}") from None
-    access.known_hosts.append(KnownHost(0, [name], key))
-    turn.report.say(f"Server {server}: new host key stored: {describe(key)}")
 
 
 # ---- One login -----------------------------------------------------------------------------------
@@ -818,8 +781,7 @@ def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
     for as_answer in (False, True):
         transport, host_key = connect(turn)
         try:
-            learn_host_key(host_key, turn)
-            verify_host_key(host_key, turn.server, turn.access)
+            verify_host_key(host_key, turn)
             if send_password(turn, transport, as_answer):
                 yield transport
                 return
@@ -883,6 +845,13 @@ def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) ->
 
 # ---- One command ---------------------------------------------------------------------------------
 
+REPLY_LINE = re.compile(SUCCESS + rb"|FAILURE:", re.MULTILINE)
+
+
+def has_whole_reply_line(text: bytes | bytearray) -> bool:
+    """Return whether a line of a reply has come to its end."""
+    return bool(REPLY_LINE.search(text, 0, text.rfind(b"\n") + 1))
+
 
 def ask(turn: Turn, command: str) -> Answer:
     """Log in, send the command, once, and return the answer; raises Trouble if it was not sent."""
@@ -907,10 +876,9 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
     """Return all that comes until the answer's end, or until the clock is over."""
     channel.settimeout(TICK)
     text = bytearray()
-    heard_at = time.monotonic()
-    status_at = output_ended_at = math.inf  # not yet
+    heard_at = half_ended_at = time.monotonic()
     we_ended = False
-    cut: str | None = None
+    cut: str | None = None  # as find_end returns it
     while cut is None:
         # Looked at before what came is read: a FAILURE of the last moment counts.
         over = clock.cut_off("waiting for the answer")
@@ -923,15 +891,14 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
             text += piece.replace(b"\r", b"\n")
             heard_at = now
         elif piece == b"":
-            output_ended_at = min(output_ended_at, now)
             channel.status_event.wait(TICK)
-        if channel.exit_status != -1:
-            status_at = min(status_at, now)
-        cut = find_end(channel, now - status_at, now - output_ended_at, we_ended)
+        if piece != b"" and channel.exit_status == -1:
+            half_ended_at = now  # at the earliest
+        cut = find_end(channel, piece == b"", now - half_ended_at, we_ended)
         if cut is None and len(text) > MAX_ANSWER_BYTES:
             cut = "The answer is longer than any command's, so the rest was not heard."
-        if cut is None:
-            cut = over or None
+        if cut is None and over:
+            cut = over
         is_quiet = piece is None and now - heard_at > SECONDS_OF_SILENCE
         if is_quiet and not we_ended and has_whole_reply_line(text):
             we_ended = True  # some servers wait for our end of file before they end their answer
@@ -944,22 +911,22 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
 
 
 def find_end(
-    channel: paramiko.Channel, since_status: float, since_output_end: float, we_ended: bool
+    channel: paramiko.Channel, output_ended: bool, since_half: float, we_ended: bool
 ) -> str | None:
     """Return "" at the answer's end, why the end will never come, or None to hear on.
 
-    The end is an exit status, and then the server's end of file or some seconds more; or its end of
-    file, and then an exit status, its close, or some seconds more; or its close of the channel.
+    The end has two halves, which come in any order: the exit status, and the server's end of file.
+    Where one half is missing, its close of the channel is the end, or some seconds without it.
     """
-    output_ended = since_output_end >= 0
-    if output_ended and channel.eof_received and since_status >= 0:
+    has_status = channel.exit_status != -1
+    if output_ended and channel.eof_received and has_status:
         return ""
     if output_ended and channel.closed:
         # paramiko answers a close with its own end of file; a lost connection gets none. If we have
         # sent ours, only a connection that lives on tells.
         is_close = is_alive(channel.get_transport()) if we_ended else channel.eof_sent
         return "" if is_close else "The connection broke off before the end of the answer."
-    is_late = since_status > LATE_OUTPUT_SECONDS or since_output_end > LATE_STATUS_SECONDS
+    is_late = since_half > (LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS)
     if is_late and is_alive(channel.get_transport()) and not channel.recv_ready():
         return ""  # is_alive() took a while, so this also holds where this process was suspended
     return None
@@ -1036,6 +1003,25 @@ def restart_all(plan: Plan, stop: Stop, report: Report) -> bool:
     return restarted == len(plan.servers)
 
 
+# ---- Checking ------------------------------------------------------------------------------------
+
+CHECK_COMMAND = "webbridge"  # prints the settings and changes nothing
+ENABLED_LINE = re.compile(rb"^[ \t]*Enabled[ \t]*:[ \t]*true\b", re.MULTILINE | re.IGNORECASE)
+
+
+def judge_check(answer: Answer) -> Verdict:
+    """Return whether the answer says that the Web Bridge is enabled."""
+    failure = judge_failure(answer)
+    if failure:
+        return failure
+    said = show(answer.text)
+    if answer.cut:
+        return Verdict(False, f"{answer.cut} It had answered: {said}.")
+    if ENABLED_LINE.search(answer.text):
+        return Verdict(True, said)
+    return Verdict(False, f"The server does not say that its Web Bridge is enabled, but: {said}")
+
+
 def check_all(plan: Plan, stop: Stop, report: Report) -> bool:
     """Check the servers and print each result; return whether all are ready."""
     ready = 0
@@ -1053,6 +1039,7 @@ def check_all(plan: Plan, stop: Stop, report: Report) -> bool:
 
 WEB = "Web Bridge"
 CALL = "Call Bridge"  # it logs CMA: users of the Cisco Meeting App, those with WebRTC among them
+SEARCHED = f"the last {LOG_STEPS[-1] // MIB} MiB of the log"
 MAX_COUNTER_AGE = {WEB: MAX_WEB_BRIDGE_AGE, CALL: MAX_CALL_BRIDGE_AGE}
 COUNTER_EXAMPLE = {
     WEB: '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
@@ -1064,7 +1051,7 @@ COUNTER_HINT = {
     "CALLBRIDGES.",
 }
 TIMED_LINE = re.compile(
-    rb"(?:<\d{1,3}> ?)?(?P<time>(?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
+    rb"(?P<time>(?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
     rb"(?:[.,]\d{1,9})?(?P<zone>Z|[+-]\d\d:?\d\d)?"
 )
 # Jun 20 21:14:00 user.info cms1 "webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170
@@ -1095,29 +1082,18 @@ class Counter(NamedTuple):
     age: datetime.timedelta  # up to the log's last line
 
 
-class LogEnd(NamedTuple):
-    """The end of a log."""
-
-    text: bytes
-    is_cut: bool  # whether the log is longer, so that this may begin in the middle of a line
-
-
 class Reading(NamedTuple):
     """What the end of a log says."""
 
-    end: datetime.datetime | None  # the time of its last line, in UTC
-    end_shown: str
+    end: datetime.datetime | None  # the time of its last line
     counters: dict[str, Counter]
-    searched: str  # how much of the log this is
     problem: str = ""  # why it is of no use
+
+    def end_shown(self) -> str:
+        return f"{self.end:%Y-%m-%d %H:%M:%S}" if self.end else "-"
 
 
 Readings = dict[Server, Reading]
-NOT_READ = Reading(None, "-", {}, "", "The run ended before its turn.")
-
-
-def utc_now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)
 
 
 def format_span(span: datetime.timedelta) -> str:
@@ -1146,31 +1122,28 @@ def parse_time(found: re.Match[bytes], near: datetime.datetime) -> datetime.date
     return min(moments, key=lambda moment: abs(moment - near), default=None)
 
 
-def lines_from_end(log: LogEnd) -> Iterator[bytes]:
-    """Yield the whole lines of a log's end, the last one first."""
-    end = len(log.text)
+def lines_from_end(text: bytes) -> Iterator[bytes]:
+    """Yield the lines of a text, the last one first, without a copy of all of them."""
+    end = len(text)
     while end >= 0:
-        start = log.text.rfind(b"\n", 0, end) + 1
-        if start == 0 and log.is_cut:  # what is left of a line can look like a line of its own
-            return
-        yield log.text[start:end]
+        start = text.rfind(b"\n", 0, end) + 1
+        yield text[start:end]
         end = start - 1
 
 
-def parse_log(log: LogEnd, wanted: Collection[str], now: datetime.datetime) -> Reading:
-    """Return when the log ends, and the newest readable counter of each wanted kind."""
-    end, end_shown = None, "-"
+def parse_log(text: bytes, wanted: Collection[str], now: datetime.datetime) -> Reading:
+    """Return when a log ends, and the newest readable counter of each wanted kind."""
+    end = None
     counters: dict[str, Counter] = {}
     was_restarted = False  # the Web Bridge, after the lines that are still to come
-    for line in lines_from_end(log):
+    for line in lines_from_end(text):
         if end and not any(word in line for word in WORDS):
             continue
         found = TIMED_LINE.match(line)
         moment = found and parse_time(found, end or now)
         if not found or not moment:
             continue
-        if end is None:
-            end, end_shown = moment, found["time"].decode()
+        end = end or moment
         was_restarted = was_restarted or bool(RESTART_LINE.match(line, found.end()))
         for bridge in wanted - counters.keys():
             counter = COUNTER_LINE[bridge].match(line, found.end())
@@ -1182,21 +1155,20 @@ def parse_log(log: LogEnd, wanted: Collection[str], now: datetime.datetime) -> R
                 counters[bridge] = Counter(active, shown, end - moment)
         if len(counters) == len(wanted):
             break
-    searched = f"the last {len(log.text) / MIB:.0f} MiB of the log" if log.is_cut else "the log"
-    return Reading(end, end_shown, counters, searched)
+    return Reading(end, counters)
 
 
 def find_problem(reading: Reading, wanted: Collection[str], now: datetime.datetime) -> str:
     """Return why the counters of a log are of no use, or "" if they are fit to count."""
     if reading.end is None:
-        return f"No line in {reading.searched} begins with a time."
+        return f"No line in {SEARCHED} begins with a time."
     if abs(now - reading.end) > MAX_LOG_AGE:
         when = "ago" if reading.end < now else "from now; check both clocks"
-        return f"The log ends on {reading.end_shown}, {format_span(now - reading.end)} {when}."
+        return f"The log ends on {reading.end_shown()}, {format_span(now - reading.end)} {when}."
     for bridge in sorted(wanted, reverse=True):  # the Web Bridge first
         counter = reading.counters.get(bridge)
         if counter is None:
-            missing = f"No {bridge} counter in {reading.searched}"
+            missing = f"No {bridge} counter in {SEARCHED}"
             hint = "" if CALLBRIDGES and bridge == CALL else COUNTER_HINT[bridge]
             return f"{missing} (such a line has: {COUNTER_EXAMPLE[bridge]}).{hint}"
         if abs(counter.age) > MAX_COUNTER_AGE[bridge]:
@@ -1211,8 +1183,8 @@ def find_problem(reading: Reading, wanted: Collection[str], now: datetime.dateti
 READING = "reading the server's log"
 
 
-def read_end(file: paramiko.SFTPFile, limit: int) -> LogEnd:
-    """Return at most so many bytes from the end of the log; raises Trouble, or as SFTP does."""
+def read_end(file: paramiko.SFTPFile, limit: int) -> bytes:
+    """Return whole lines, at most so many bytes, from a log's end; raises Trouble, or as SFTP."""
     size = file.stat().st_size or 0  # 0 is no empty log: a virtual file does not tell its size
     start = max(0, size - limit)
     file.seek(start)
@@ -1225,25 +1197,30 @@ def read_end(file: paramiko.SFTPFile, limit: int) -> LogEnd:
             break
     if start + length < size:
         raise Trouble("The log became shorter while it was read. Try again.")
-    return LogEnd(text, start > 0 or length > limit)
+    if start > 0 or length > limit:  # what is left of a line can look like a line of its own
+        text = text.partition(b"\n")[2]
+    return text
 
 
-def read_counters(file: paramiko.SFTPFile, limit: int, wanted: Collection[str]) -> Reading:
+def read_counters(
+    file: paramiko.SFTPFile, limit: int, wanted: Collection[str], now: datetime.datetime
+) -> Reading:
     """Return what so many bytes from the end of the log say; a strange log can take long."""
-    return parse_log(read_end(file, limit), wanted, utc_now())
+    return parse_log(read_end(file, limit), wanted, now)
 
 
 def read_log(turn: Turn, wanted: Collection[str]) -> Reading:
     """Read no more of the end of the server's log than it takes to find the wanted counters."""
+    now = datetime.datetime.now(datetime.timezone.utc)
     with log_in(turn) as transport:
         try:
             file = turn.clock.call(READING, lambda: transport.open_sftp_client().open("log"))
             for limit in LOG_STEPS:
-                read = functools.partial(read_counters, file, limit, wanted)
+                read = functools.partial(read_counters, file, limit, wanted, now)
                 reading = turn.clock.call(READING, read)
                 if len(reading.counters) == len(wanted):
                     break
-            return reading
+            return reading._replace(problem=find_problem(reading, wanted, now))
         except (OSError, EOFError, paramiko.SSHException, paramiko.SFTPError) as error:
             if not is_alive(transport):
                 raise Trouble(f"The connection broke off while {READING}.") from None
@@ -1277,17 +1254,15 @@ class Figures(NamedTuple):
 
 def read_logs(plan: Plan, stop: Stop, report: Report) -> Readings:
     """Return what the logs of all servers say."""
-    readings = dict.fromkeys(plan.counters, NOT_READ)
+    readings = dict.fromkeys(plan.counters, Reading(None, {}, "The run ended before its turn."))
     for turn in take_turns(plan.counters, plan, stop, report):
-        wanted = plan.counters[turn.server]
         try:
-            reading = read_log(turn, wanted)
-            problem = find_problem(reading, wanted, utc_now())
+            reading = read_log(turn, plan.counters[turn.server])
         except Trouble as trouble:
-            reading, problem = NOT_READ, f"{trouble}{trouble.advice}"
+            reading = Reading(None, {}, f"{trouble}{trouble.advice}")
         except Exception as error:  # one server's trouble of any kind must not stop the others
-            reading, problem = NOT_READ, f"{type(error).__name__}: {show(str(error))}."
-        readings[turn.server] = reading._replace(problem=problem)
+            reading = Reading(None, {}, f"{type(error).__name__}: {show(str(error))}.")
+        readings[turn.server] = reading
     return readings
 
 
@@ -1306,7 +1281,7 @@ def draw_table(readings: Readings) -> str:
         if is_full(reading):
             cells[1] += " FULL"
         problem = f"Not counted: {reading.problem}" if reading.problem else ""
-        table.append([*cells, reading.end_shown, problem])
+        table.append([*cells, reading.end_shown(), problem])
     widths = [max(map(len, column)) for column in zip(*table)]
     return "\n".join("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
 
@@ -1341,7 +1316,7 @@ def tell_count(readings: Readings, is_asked_for: bool, report: Report) -> Figure
     report.say(CAUTIONS)
     full = explain_full(readings)
     if full and is_asked_for:
-        report.say(full, is_asked_for)
+        report.say(full, even_if_quiet=True)
     leaked = counted(figures.leaked, "session")
     details = f"{figures.web_bridge} Web Bridge, {figures.active} active CMA"
     report.say(f"Leaked: {leaked} ({details}).", is_asked_for)
@@ -1383,13 +1358,9 @@ def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
         return False
     figures = tell_count(readings, False, report)
     if figures is None:
-        full = explain_full(readings)
-        problems = [
-            f"{server}: {each.problem}" for server, each in readings.items() if each.problem
-        ]
-        words = f"Nothing was restarted. Cannot count: {' '.join(problems)} {NOT_COUNTED} {full}"
-        report.log(words.rstrip())
-        report.complain(f"Nothing was restarted. {NOT_COUNTED} {full}".rstrip())
+        unfit = [f"{server}: {each.problem}" for server, each in readings.items() if each.problem]
+        why = f"Cannot count: {' '.join(unfit)} {NOT_COUNTED} {explain_full(readings)}".rstrip()
+        report.fail(f"Nothing was restarted. {why}")
         return False
     is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
     restarted = plan.servers if is_yes else []
@@ -1407,21 +1378,6 @@ def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
 # ---- The command line ----------------------------------------------------------------------------
 
 
-def number(
-    kind: Callable[[str], float], is_right: Callable[[float], bool], rule: str
-) -> Callable[[str], float]:
-    """Return an argparse type for numbers that follow a rule."""
-
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            value = kind(text)
-            if is_right(value):
-                return value
-        raise argparse.ArgumentTypeError(f"must be {rule}, not {text!r}")
-
-    return parse
-
-
 def full_path(text: str) -> Path:
     """Return the path as messages name it; an argparse type."""
     with contextlib.suppress(OSError, RuntimeError):  # no current folder, no such user's home
@@ -1429,9 +1385,6 @@ def full_path(text: str) -> Path:
     return Path(text)
 
 
-SECONDS = number(float, lambda n: 0 < n <= 86400, "more than 0 and at most 86400 seconds")
-PAUSE = number(float, lambda n: 0 <= n <= 86400, "from 0 to 86400 seconds")
-SESSIONS = number(int, lambda n: n >= 0, "0 or more sessions")
 LOG_FILE = SCRIPT.with_name("webbridge_restart_logs.txt")
 KNOWN_HOSTS_FILE = SCRIPT.with_name("webbridge_known_hosts")
 
@@ -1442,7 +1395,7 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
     flag: dict[str, Any] = {"action": "store_true"}
     file: dict[str, Any] = {"type": full_path, "metavar": "FILE"}
-    count: dict[str, Any] = {"type": SESSIONS, "metavar": "N"}
+    count: dict[str, Any] = {"type": int, "metavar": "N"}
     group = parser.add_argument_group("what to do")
     add, add_mode = group.add_argument, group.add_mutually_exclusive_group().add_argument
     text = "number or address of a server in WEBBRIDGES (default: all of them)"
@@ -1456,7 +1409,7 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max-active", **count, help="restart only if at most N sessions are active")
     text = """wait so long between two servers of a restart, so that one Web Bridge is up again
         before the next one goes down (default: 0)"""
-    add("--pause", type=PAUSE, metavar="SECONDS", default=0.0, help=text)
+    add("--pause", type=float, metavar="SECONDS", default=0.0, help=text)
 
     add = parser.add_argument_group("access to the servers").add_argument
     add("--password-file", **file, help="a UTF-8 file whose first line is the password")
@@ -1470,7 +1423,7 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
         and restarts"""
     add("--accept-new-host-keys", **flag, help=text)
     text = f"time for each server, in total (default: {SECONDS_PER_SERVER:g})"
-    add("--timeout", type=SECONDS, metavar="SECONDS", default=SECONDS_PER_SERVER, help=text)
+    add("--timeout", type=float, metavar="SECONDS", default=SECONDS_PER_SERVER, help=text)
 
     group = parser.add_argument_group("what to say")
     add, add_amount = group.add_argument, group.add_mutually_exclusive_group().add_argument
@@ -1483,6 +1436,12 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
     options = parser.parse_args(argv)
     options.has_conditions = options.if_leaked is not None or options.max_active is not None
+    if not 0 < options.timeout <= 86400:
+        parser.error("--timeout must be more than 0 and at most 86400 seconds")
+    if not 0 <= options.pause <= 86400:
+        parser.error("--pause must be from 0 to 86400 seconds")
+    if min(options.if_leaked or 0, options.max_active or 0) < 0:
+        parser.error("--if-leaked and --max-active must be 0 or more sessions")
     if options.sessions and (options.servers or options.has_conditions):
         parser.error("SERVER, --if-leaked and --max-active are not allowed with --sessions")
     return options
@@ -1503,7 +1462,7 @@ def refuse_unwritable_log(path: Path) -> None:
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
-    """Return what is known before the first connection; raises Trouble."""
+    """Return what is known before the first connection; raises Trouble or OSError."""
     refuse_repeated_numbers()
     web_bridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
     call_bridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else web_bridges
@@ -1546,6 +1505,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = make_plan(options)
     except Trouble as trouble:
         report.fail(str(trouble))
+        return 2
+    except OSError as error:
+        report.fail(f"Cannot read {error.filename}: {explain_file(error)}")
         return 2
     except KeyboardInterrupt:  # at the question for the password, for example
         return 130

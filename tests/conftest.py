@@ -16,6 +16,8 @@ from paramiko import Transport
 
 import webbridge_restart
 
+pytest_plugins = ["remote"]  # a fixture
+
 PASSWORD = "correct horse"
 CISCO = (
     "SUCCESS: Key and certificate pair match\n"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import functools
 import logging
 import socket
@@ -49,23 +48,22 @@ def public(host_key: asyncssh.SSHKey) -> str:
 
 @dataclass
 class MMP:
-    """One server. Every setting may be changed while it runs, and holds for later connections."""
+    """One server. Every setting may be changed until a client connects."""
 
     restart: Action = field(default_factory=answer)
     webbridge: Action = field(default_factory=lambda: answer(SETTINGS))
     # To exec: "first", before the action; "last", after it, as Conch does; "never"; or "refused"
     reply: str = "first"
     password: str = PASSWORD
-    methods: str = "password"  # or "keyboard-interactive", "publickey", several with commas, or ""
+    methods: str = "password"  # or "keyboard-interactive", both with a comma, or ""
     methods_left: str | None = None  # once it has judged a password; None: the same
     is_first_factor: bool = False  # the right password, and methods_left are the second
     questions: Sequence[Sequence[str]] = (("Password: ",),)  # several rounds of several
     echo: bool = False  # whether the answers to the questions may be shown while they are typed
     login: Action = ()  # before the reply to the right password
     session: Action = ()  # before the reply to the request for a session
-    # So many seconds before "banner" or "key exchange"
-    waits: Mapping[str, float] = field(default_factory=dict)
-    sessions: int = 1000  # that each connection may open
+    wait: float = 0.0  # seconds before the banner, and again before the key exchange
+    has_sessions: bool = True  # left for a connection
     log: Any = b""  # what SFTP serves as "log", or the error that it raises; None: no SFTP
     log_size: int | None = -1  # what SFTP says that it has; -1: its real size, None: nothing
     log_read: Action = ()  # before each piece of it
@@ -76,23 +74,19 @@ class MMP:
     bad_signature: bool = False  # of its host key
     options: Mapping[str, Any] = field(default_factory=dict)  # more of them, for asyncssh
     raw: Raw | None = None  # instead of SSH
-    first: Sequence[Mapping[str, Any]] = ()  # other settings for the first connections, one each
     host: str = "127.0.0.1"
 
-    # What came, in order: "connection", "login", "session", "command", "end of file" of the client,
-    # "end". And what else tests look at.
-    came: list[str] = field(default_factory=list, init=False)
+    # What came, which tests look at
+    connections: int = field(default=0, init=False)
     commands: list[str] = field(default_factory=list, init=False)
     passwords: list[str] = field(default_factory=list, init=False)  # None are read if not accepted
-    messages: list[int] = field(
-        default_factory=list, init=False
-    )  # the numbers of clients' messages
+    messages: list[int] = field(default_factory=list, init=False)  # their numbers
     offers: list[list[str]] = field(default_factory=list, init=False)  # wanted types of host keys
     read_at: dict[int, int] = field(default_factory=dict, init=False)  # over SFTP: offset, length
     address: str = field(init=False)
     port: int = field(init=False)
     # What it is made of
-    changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    has_command: threading.Event = field(default_factory=threading.Event, init=False)
     open: list[asyncssh.SSHServerConnection] = field(default_factory=list, init=False)
     sockets: list[socket.socket] = field(default_factory=list, init=False)
     listener: socket.socket = field(init=False)
@@ -100,20 +94,10 @@ class MMP:
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        assert all(name in MMP.__annotations__ for settings in self.first for name in settings)
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        self.listener = socket.create_server((self.host, 0), family=family, backlog=100)
+        self.listener = socket.create_server((self.host, 0), backlog=100)
         self.listener.setblocking(False)
         self.port = self.listener.getsockname()[1]
-        self.address = f"[{self.host}]:{self.port}".replace("[127.0.0.1]", "127.0.0.1")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        assert name in MMP.__annotations__, f"there is no setting {name}"
-        super().__setattr__(name, value)
-
-    @property
-    def connections(self) -> int:
-        return self.came.count("connection")
+        self.address = f"{self.host}:{self.port}"
 
     @property
     def bytes_read(self) -> int:
@@ -128,18 +112,8 @@ class MMP:
     def known_hosts_line(self) -> str:
         return f"[{self.host}]:{self.port} {public(self.host_key)}"
 
-    def note(self, what: str) -> None:
-        with self.changed:
-            self.came.append(what)
-            self.changed.notify_all()
-
-    def wait_for(self, what: str, number: int = 1) -> None:
-        """Return when so many have come, as note() has it; raises AssertionError if they do not."""
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.came.count(what) >= number, PATIENCE), what
-
-    def wait_for_commands(self, number: int = 1) -> None:
-        self.wait_for("command", number)
+    def wait_for_commands(self) -> None:
+        assert self.has_command.wait(PATIENCE)
 
     def __enter__(self) -> MMP:
         self.loop = asyncio.new_event_loop()
@@ -172,37 +146,34 @@ class MMP:
     async def _serve(self) -> None:
         while True:
             client, _ = await self.loop.sock_accept(self.listener)
-            how = copy.copy(self)
-            vars(how).update(dict(enumerate(self.first)).get(self.connections, {}))
             self.sockets.append(client)
-            self.note("connection")
-            if how.raw:
-                threading.Thread(target=self._speak, args=(how.raw, client), daemon=True).start()
+            self.connections += 1
+            if self.raw:
+                threading.Thread(target=self._speak, args=(self.raw, client), daemon=True).start()
             else:
-                self.loop.create_task(self._attend(how, client))
+                self.loop.create_task(self._attend(client))
 
     def _speak(self, raw: Raw, client: socket.socket) -> None:
         client.setblocking(True)
         with client, contextlib.suppress(OSError):
             raw(client)
-        self.note("end")
 
-    async def _attend(self, how: MMP, client: socket.socket) -> None:
-        await asyncio.sleep(how.waits.get("banner", 0))
-        pairs = asyncssh.load_keypairs(list(how.host_keys))
+    async def _attend(self, client: socket.socket) -> None:
+        await asyncio.sleep(self.wait)
+        pairs = asyncssh.load_keypairs(list(self.host_keys))
         for pair in pairs:
             kinds = pair.host_key_algorithms
-            pair.host_key_algorithms = [k for k in kinds if (k == b"ssh-rsa") == how.signs_sha1]
-            if how.bad_signature:
+            pair.host_key_algorithms = [k for k in kinds if (k == b"ssh-rsa") == self.signs_sha1]
+            if self.bad_signature:
                 pair.sign = lambda data, sign=pair.sign: sign(b"another text: " + data)
         with contextlib.suppress(asyncssh.Error, OSError):
             await asyncssh.run_server(
                 client,
-                server_factory=lambda: _Connection(self, how, client),
+                server_factory=lambda: _Connection(self, client),
                 server_host_keys=pairs,
                 encoding=None,
                 gss_host=None,
-                **how.options,
+                **self.options,
             )
 
 
@@ -231,31 +202,22 @@ def _listen_in(connection: Any, mmp: MMP) -> None:
     connection.choose_server_host_key = choose_server_host_key
 
 
-def _pause_reading(connection: Any, seconds: float) -> None:
-    """Leave the key exchange waiting: asyncssh answers it as soon as it reads."""
-    connection._transport.pause_reading()
-    connection._loop.call_later(seconds, connection._transport.resume_reading)
-
-
 class _Connection(asyncssh.SSHServer):
     """One connection, as asyncssh asks about it."""
 
-    def __init__(self, mmp: MMP, how: MMP, client: socket.socket) -> None:
-        self.mmp, self.how, self.socket = mmp, how, client
-        self.methods = how.methods.split(",")
-        self.rounds = list(how.questions)
+    def __init__(self, mmp: MMP, client: socket.socket) -> None:
+        self.mmp, self.socket = mmp, client
+        self.methods = mmp.methods.split(",")
+        self.rounds = list(mmp.questions)
         self.right = True
-        self.sessions = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self.connection = conn
         self.mmp.open.append(conn)
         _listen_in(conn, self.mmp)
-        if "key exchange" in self.how.waits:
-            _pause_reading(conn, self.how.waits["key exchange"])
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.mmp.note("end")
+        if self.mmp.wait:  # asyncssh answers the key exchange as soon as it reads
+            conn._transport.pause_reading()
+            self.mmp.loop.call_later(self.mmp.wait, conn._transport.resume_reading)
 
     def password_auth_supported(self) -> bool:
         return "password" in self.methods
@@ -263,37 +225,30 @@ class _Connection(asyncssh.SSHServer):
     def kbdint_auth_supported(self) -> bool:
         return "keyboard-interactive" in self.methods
 
-    def public_key_auth_supported(self) -> bool:
-        return "publickey" in self.methods
-
     async def validate_password(self, username: str, password: str) -> bool:
         self.mmp.passwords.append(password)
-        self.mmp.note("login")
-        right = password == self.how.password
+        right = password == self.mmp.password
         if right:
-            await take(self.how.login, self)
-        if self.how.methods_left is not None:
-            self.methods = self.how.methods_left.split(",")
-        if right and self.how.is_first_factor:
+            await take(self.mmp.login, self)
+        if self.mmp.methods_left is not None:
+            self.methods = self.mmp.methods_left.split(",")
+        if right and self.mmp.is_first_factor:
             self.connection.send_userauth_failure(True)  # with what is still wanted
             raise asyncio.CancelledError  # or asyncssh would reply as well
         return right
 
     def get_kbdint_challenge(self, *_: str) -> Any:
-        return "", "", "", [(question, self.how.echo) for question in self.rounds.pop(0)]
+        return "", "", "", [(question, self.mmp.echo) for question in self.rounds.pop(0)]
 
     def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> Any:
         self.mmp.passwords.extend(responses)
-        self.mmp.note("login")
-        self.right = self.right and all(text == self.how.password for text in responses)
+        self.right = self.right and all(text == self.mmp.password for text in responses)
         return self.get_kbdint_challenge() if self.rounds else self.right
 
     async def session_requested(self) -> Any:  # type: ignore[override]
-        self.mmp.note("session")
-        self.sessions += 1
         with contextlib.suppress(OSError, asyncssh.Error):
-            await take(self.how.session, self)
-        if self.sessions > self.how.sessions:
+            await take(self.mmp.session, self)
+        if not self.mmp.has_sessions:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "Too many sessions")
         return _Session(self)
 
@@ -302,8 +257,8 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
     """One channel: a command, or SFTP."""
 
     def __init__(self, of: _Connection) -> None:
-        self.mmp, self.how, self.connection, self.socket = of.mmp, of.how, of.connection, of.socket
-        files = None if self.how.log is None else functools.partial(_Files, of)
+        self.mmp, self.connection, self.socket = of.mmp, of.connection, of.socket
+        files = None if self.mmp.log is None else functools.partial(_Files, of)
         super().__init__(lambda _: None, files, 3, False)  # as _act() needs no call
         self.ended = asyncio.Event()
 
@@ -313,7 +268,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
     def exec_requested(self, command: str) -> Any:
         """Return None, so that asyncssh leaves the reply to _act()."""
         self.mmp.commands.append(command)
-        self.mmp.note("command")
+        self.mmp.has_command.set()
         self.channel.set_write_buffer_limits(0)
         self.channel.resume_reading()
         self.connection.create_task(self._act(command))
@@ -326,16 +281,15 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         channel: Any = self.channel
         number = channel._send_chan
         unknown = answer(f"Unknown command: {command}\n".encode(), 1)
-        known = {"webbridge restart": self.how.restart, "webbridge": self.how.webbridge}
-        if self.how.reply in ("first", "refused"):
-            channel._report_response(self.how.reply == "first")
+        known = {"webbridge restart": self.mmp.restart, "webbridge": self.mmp.webbridge}
+        if self.mmp.reply in ("first", "refused"):
+            channel._report_response(self.mmp.reply == "first")
         with contextlib.suppress(OSError, asyncssh.Error):
             await take(known.get(command, unknown), self)
-        if self.how.reply == "last":
+        if self.mmp.reply == "last":
             self.connection.send_packet(CHANNEL_SUCCESS, UInt32(number))
 
     def eof_received(self) -> bool:
-        self.mmp.note("end of file")
         self.ended.set()
         return True  # our side stays open
 
@@ -345,22 +299,22 @@ class _Files(asyncssh.SFTPServer):
 
     def __init__(self, of: _Connection, channel: Any) -> None:
         super().__init__(channel)
-        self.mmp, self.how, self.socket = of.mmp, of.how, of.socket
+        self.mmp, self.socket = of.mmp, of.socket
 
     def open(self, path: bytes, pflags: int, attrs: object) -> object:
-        if isinstance(self.how.log, Exception):
-            raise self.how.log
+        if isinstance(self.mmp.log, Exception):
+            raise self.mmp.log
         if path not in (b"log", b"/log"):
             raise asyncssh.SFTPNoSuchFile("No such file")
         return path
 
     def fstat(self, file_obj: object) -> asyncssh.SFTPAttrs:
-        size = len(self.how.log) if self.how.log_size == -1 else self.how.log_size
+        size = len(self.mmp.log) if self.mmp.log_size == -1 else self.mmp.log_size
         return asyncssh.SFTPAttrs(size=size)
 
     async def read(self, file_obj: object, offset: int, size: int) -> bytes:
-        await take(self.how.log_read, self)
-        data = bytes(self.how.log[offset : offset + size])
+        await take(self.mmp.log_read, self)
+        data = bytes(self.mmp.log[offset : offset + size])
         self.mmp.read_at[offset] = len(data)
         return data
 

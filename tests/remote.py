@@ -21,7 +21,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,15 +61,14 @@ class Transport(paramiko.Transport):
     def start_client(self, event: Any = None, timeout: float = 0) -> None:
         keys = self.place.keys.pop(0) if len(self.place.keys) > 1 else self.place.keys[0]
         step = self.place.take("handshake")
-        common = [key for key in keys if key.get_name() in self._preferred_keys]
+        names = self._preferred_keys  # the first of these that the server has is used
+        common = sorted(keys, key=lambda key: names.index(key.get_name()))
         if step == "stalls":  # paramiko returns in silence
             self.active, self.place.remote.now = True, self.place.remote.now + timeout
-        elif common:
+        else:
             self.host_key, self.host_key_type = common[0], common[0].get_name()
             self.initial_kex_done = self.active = True
             self.drops = step == "drops"
-        else:
-            raise paramiko.ssh_exception.IncompatiblePeer("no acceptable host key")
 
     def get_remote_server_key(self) -> PKey:
         key = super().get_remote_server_key()
@@ -265,3 +264,11 @@ class Remote:
         """Nothing is left at work or open."""
         self.go_on()
         assert all(connection.fileno() == -1 for connection in self.connections)
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> Iterator[Remote]:
+    """A mocked network; afterwards, nothing is left at work or open."""
+    remote = Remote(monkeypatch, known_hosts, run)
+    yield remote
+    remote.end()

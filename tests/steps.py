@@ -32,7 +32,6 @@ FOREVER = 1e6  # seconds
 
 # ---- What a command does, and what comes before the reply to a login -----------------------------
 
-
 # Text to send, seconds to wait, or a call, which may be awaited. It gets the session, or during the
 # login the connection, as they stand below.
 Step = Union[bytes, float, Callable[[Any], Any]]

@@ -1,7 +1,7 @@
-"""The fault matrix: one faulty server between two good ones, a row a fault; and what is sent.
+"""The fault matrix: a faulty server and then a good one, a row a fault; and what is sent.
 
-Each row says what is logged of the faulty server, and what it received. The good ones must be
-restarted whatever happens between them. All of it is real SSH. How the end of an answer is judged
+Each row says what is logged of the faulty server, and what it received. The good one must be
+restarted whatever happened before it. All of it is real SSH. How the end of an answer is judged
 is in test_ends.py, and what is sent how often, on mocked connections, in test_decisions.py.
 """
 
@@ -12,7 +12,6 @@ import functools
 import re
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,9 +27,10 @@ from mmp import MMP, PASSWORD, PATIENCE, key, public
 from steps import FOREVER, LINES, SUCCESS, answer, says, status, wait_until_received
 
 NEW = int(paramiko.__version__.partition(".")[0]) >= 5  # which dropped SHA-1
-SECONDS_BETWEEN_TRIES = webbridge_restart.SECONDS_BETWEEN_TRIES  # before conftest shortens it
 CLOCK = Clock()
 Faulty = Callable[[], AbstractContextManager[Union[MMP, str]]]
+
+NAME = "cms9.invalid"
 
 # ---- Faulty servers ------------------------------------------------------------------------------
 
@@ -39,76 +39,34 @@ def mmp(**settings: Any) -> Faulty:
     return functools.partial(MMP, **settings)
 
 
-def answers(text: bytes, code: int | None = 0) -> Faulty:
-    return mmp(restart=answer(text, code))
-
-
 def asks(*rounds: Sequence[str], **settings: Any) -> Faulty:
     return mmp(methods="keyboard-interactive", questions=rounds, **settings)
 
 
-def second(factor: str) -> Faulty:
-    return mmp(is_first_factor=True, methods_left=factor)
-
-
 @contextlib.contextmanager
-def with_ipv6() -> Iterator[MMP]:
-    try:
-        server = MMP(host="::1")
-    except OSError:
-        pytest.skip("this computer has no IPv6")
-    with server:
+def named() -> Iterator[MMP]:
+    """Yield a server that has a name, which is found the second time. Its first address refuses."""
+    usual, look_ups = socket.getaddrinfo, 0
+
+    def getaddrinfo(host: str, port: int, *others: Any) -> Any:
+        nonlocal look_ups
+        if host != NAME:
+            return usual(host, port, *others)
+        look_ups += 1
+        if look_ups == 1:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [*usual("::1", port, *others), *usual("127.0.0.1", port, *others)]
+
+    with pytest.MonkeyPatch.context() as patch, MMP() as server:
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        server.host, server.address = NAME, f"{NAME}:{server.port}"
         yield server
-
-
-NAME = "cms9.invalid"
-LookUp = Callable[[int], Any]
-look_up = functools.partial(socket.getaddrinfo, type=socket.SOCK_STREAM)
-
-
-def named(*look_ups: LookUp) -> Faulty:
-    """Return a server that has a name, which is looked up so, one after another."""
-
-    @contextlib.contextmanager
-    def serve() -> Iterator[MMP]:
-        left, usual = list(look_ups), socket.getaddrinfo
-
-        def getaddrinfo(host: str, port: int, *others: Any) -> Any:
-            return left.pop(0)(port) if host == NAME else usual(host, port, *others)
-
-        with pytest.MonkeyPatch.context() as patch, MMP() as server:
-            patch.setattr(socket, "getaddrinfo", getaddrinfo)
-            server.host, server.address = NAME, f"{NAME}:{server.port}"
-            yield server
-
-    return serve
-
-
-def unknown(_: int) -> None:
-    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-def found(port: int) -> Any:
-    return look_up("127.0.0.1", port)
-
-
-def found_with_ipv6(port: int) -> Any:
-    """Nobody listens at the first address."""
-    return look_up("::1", port) + look_up("127.0.0.1", port)
-
-
-def never_ends(_: int) -> None:
-    CLOCK.time_is_up(None)
-    threading.Event().wait(FOREVER)  # in a thread that the end of the run does not wait for
 
 
 # ---- What is said of them ------------------------------------------------------------------------
 
 MAYBE = f" {DOUBT}"
 HEARD = " It had answered: "
-CISCO = " | ".join(SUCCESS.decode().splitlines())
-LOST = "The connection broke off before the end of the answer."
-LOST_ALL = f"{LOST}{HEARD}{CISCO}.{MAYBE}"
 NO_SESSION = "The connection broke off while opening a session."
 TOO_MANY = "The server refused to open a session (code 4). Too many sessions may be open."
 KEYS_ONLY = "The server accepts no password, only {}. Use an account that logs in with a password."
@@ -123,12 +81,10 @@ NOT_ALONE = (
     "The server did not let this script in with the password alone. The password may have expired, "
     f"or the server asks for more. Log in once by hand: {BY_HAND}"
 )
-NO_NAME = f"Cannot resolve {NAME}. Check how it is written, and DNS."
 NO_PORT = "[Errno None] Unable to connect to port {port} on 127.0.0.1"
 TIMED_OUT = "Timed out after 18 s while connecting to 127.0.0.1 port {port}."
 OVERLOADED = " Is it an MMP? Is the server overloaded?"
 ANYTHING = "ANYTHING"  # what paramiko says of a drop differs from system to system
-SSH_1 = "The server speaks only SSH 1. It is no MMP of CMS 2.x."
 SHA_1 = (
     ' If the server offers nothing newer than SHA-1, run: "{python}" -m pip install "paramiko<5"'
 )
@@ -139,10 +95,6 @@ LINES_SHOWN = " | ".join(LINES.decode().splitlines())[:300]
 TOO_LONG = "The answer is longer than any command's, so the rest was not heard."
 NO_END = f"{TOO_LONG}{HEARD}{LINES_SHOWN}....{MAYBE}"
 SAID = "The server answered: "
-UNKNOWN_COMMAND = (
-    f"{SAID}Unknown command: webbridge (exit status 1). CMS 3.0 and newer have no Web Bridge 2. "
-    "Take this server out of WEBBRIDGES."
-)
 KILLED = f"The answer does not confirm the restart: nothing (no exit status).{MAYBE}"
 NO_EXEC = "The server refused to run the command."
 SHOWN = (
@@ -169,11 +121,11 @@ def no_ssh(said: str) -> str:
 
 def too_slow(seconds: int) -> str:
     place = "127.0.0.1 port {port}"
-    return f"Timed out after {seconds}.0 s in the SSH handshake with {place}.{OVERLOADED}"
+    return f"Timed out after {seconds} s in the SSH handshake with {place}.{OVERLOADED}"
 
 
 def nothing_in_common(what: str, is_old: bool = False) -> str:
-    words = "The server and paramiko {paramiko} have no algorithm in common: Incompatible ssh "
+    words = "The server and paramiko {paramiko} have no algorithm in common: Incompatible "
     return f"{words}{what}." + (SHA_1 if is_old and NEW else "")
 
 
@@ -181,12 +133,10 @@ def nothing_in_common(what: str, is_old: bool = False) -> str:
 
 # Commands, passwords and connections that come to a faulty server. asyncssh reads no password where
 # it accepts none, so the one before a question does not count.
-EVERYTHING, SECOND_TRY, NOTHING = (1, 1, 1), (1, 1, 2), (0, 0, 0)
-NO_COMMAND, NO_LOGIN, THREE_TRIES = (0, 1, 1), (0, 0, 1), (0, 0, 3)
-TWICE = 0, 0, 2  # where keys are known, the second time to see which one it has instead
-ANSWERED, ANSWERED_IN_VAIN, BOTH_READ, NOT_ANSWERED = (1, 1, 2), (0, 1, 2), (0, 2, 2), (0, 0, 2)
+EVERYTHING, NO_COMMAND, NO_LOGIN, THREE_TRIES = (1, 1, 1), (0, 1, 1), (0, 0, 1), (0, 0, 3)
+ANSWERED, IN_VAIN, BOTH_READ, NOT_ANSWERED = (1, 1, 2), (0, 1, 2), (0, 2, 2), (0, 0, 2)
 LOGIN_SERVICE = 5  # the number of SSH's message
-ED25519, ECDSA, RSA = TYPES = "ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"
+ED25519, ECDSA, RSA = "ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"
 
 
 class Fault(NamedTuple):
@@ -205,108 +155,81 @@ class Fault(NamedTuple):
 BANNER = b"SSH-2.0-simulated\r\n"
 WAITING = cut_off("waiting for the answer")
 UP = [wait_until_received, CLOCK.time_is_up]
-HALF = [b"SUCCESS: Webb", *UP]
 HIDES = [b"Restarting", *UP, steps.dribble()]
 SILENT = (too_slow(18), THREE_TRIES, (ED25519,), None, True)
 PATIENT = (too_slow(180), *SILENT[1:], ("--timeout", "600"))
 STALLS = [
-    Fault("no banner", mmp(raw=says()), *SILENT),
     Fault("a dribbled banner", mmp(raw=steps.dribbles), *SILENT),
-    Fault("no key exchange", mmp(raw=says(BANNER)), *SILENT),
     Fault("no key exchange, where there is more time", mmp(raw=says(BANNER)), *PATIENT),
     Fault("no login", mmp(login=[*UP[1:], FOREVER]), cut_off("logging in"), NO_COMMAND),
     Fault("no session", mmp(session=[*UP[1:], FOREVER]), cut_off("opening a session"), NO_COMMAND),
-    Fault("no reply to exec", mmp(reply="never", restart=UP), WAITING + MAYBE),
-    Fault("no answer", mmp(restart=UP), WAITING + MAYBE),
-    Fault("half an answer", mmp(restart=HALF), f"{WAITING}{HEARD}SUCCESS: Webb.{MAYBE}"),
     Fault("a dribbled answer", mmp(restart=HIDES), f"{WAITING}{HEARD}Restarting.{MAYBE}"),
     Fault("text for ever", mmp(restart=[steps.dribble(LINES, 0)]), NO_END),
-    Fault("a look-up that never ends", named(never_ends), cut_off("connecting"), NOTHING),
     Fault("a full backlog", steps.full_backlog, TIMED_OUT, is_quick=True),
 ]
 
 RAW_ENDS = {"a FIN": steps.ends, "a reset": steps.resets, "a goodbye": steps.says_goodbye}
 ENDS = {"a FIN": steps.hang_up, "a reset": steps.reset, "a goodbye": steps.goodbye}
-ALL = [SUCCESS, wait_until_received]
 DROPS = [
     *(
         Fault(f"{name} {when}", mmp(raw=says(text, end)), no_ssh(ANYTHING), THREE_TRIES)
         for when, text in (("before the banner", b""), ("in the key exchange", BANNER))
         for name, end in RAW_ENDS.items()
     ),
-    Fault("a FIN in the login", mmp(login=[steps.hang_up, FOREVER]), REFUSED, NO_COMMAND),
-    Fault("a reset in the login", mmp(login=[steps.reset, FOREVER]), REFUSED, NO_COMMAND),
-    Fault("a goodbye in the login", mmp(login=[steps.goodbye, FOREVER]), REFUSED, NO_COMMAND),
     Fault("nonsense in the login", mmp(login=[steps.nonsense, FOREVER]), NOT_ALONE, NO_COMMAND),
     *(
         fault
         for name, end in ENDS.items()
         for fault in (
+            Fault(f"{name} in the login", mmp(login=[end, FOREVER]), REFUSED, NO_COMMAND),
             Fault(f"{name} in the session", mmp(session=[end, FOREVER]), NO_SESSION, NO_COMMAND),
-            Fault(f"{name} instead of a reply", mmp(reply="never", restart=[end]), LOST + MAYBE),
-            Fault(f"{name} in the answer", mmp(restart=[*ALL, end]), LOST_ALL),
         )
     ),
-    Fault("a reset, once", mmp(first=[{"raw": steps.resets}]), "", SECOND_TRY),
 ]
 
 WEB_SERVER = says(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", steps.ends)
 NO_BANNER = "Error reading SSH protocol banner"
 HOSTILE_BANNER = says(f"{FORGED}\r{DRIVES}\n".encode() * 200)
 BAD_BANNER = f'Indecipherable protocol version "{FORGED} | {DRIVES_SHOWN}"'
-OLD_KEX = {"kex_algs": ["diffie-hellman-group14-sha1"]}
 NEW_KEX = {"kex_algs": ["diffie-hellman-group18-sha512"]}
 NEW_CIPHER = {"encryption_algs": ["chacha20-poly1305@openssh.com"]}
-NO_KEX = nothing_in_common("peer (no acceptable kex algorithm)", is_old=True), TWICE
-NO_KEY = nothing_in_common("peer (no acceptable host key)", is_old=True), TWICE
-NO_CIPHER = nothing_in_common("server (no acceptable ciphers)"), TWICE
+NO_KEX = nothing_in_common("ssh peer (no acceptable kex algorithm)", is_old=True), NO_LOGIN
+NO_KEY = nothing_in_common("ssh peer (no acceptable host key)", is_old=True), NO_LOGIN
+NO_SSH_2 = nothing_in_common("version (1.5 instead of 2.0)", is_old=True), NO_LOGIN
+NO_CIPHER = nothing_in_common("ssh server (no acceptable ciphers)"), NO_LOGIN
 FINE = "", EVERYTHING
 STRANGERS = [
     Fault("a closed port", steps.refusing_address, NO_PORT),
     Fault("a web server", mmp(raw=WEB_SERVER), no_ssh(NO_BANNER), THREE_TRIES),
     Fault("a hostile banner", mmp(raw=HOSTILE_BANNER), no_ssh(BAD_BANNER), THREE_TRIES),
-    Fault("SSH 1", mmp(raw=says(b"SSH-1.5-old\r\n")), SSH_1, TWICE),
+    Fault("SSH 1", mmp(raw=says(b"SSH-1.5-old\r\n")), *NO_SSH_2),
     Fault("a bad signature", mmp(bad_signature=True), no_ssh(ANYTHING), THREE_TRIES),
-    Fault("SHA-1", mmp(options=OLD_KEX, signs_sha1=True), *(NO_KEX if NEW else FINE), (RSA,)),
     Fault("SHA-1 host key", mmp(signs_sha1=True), *(NO_KEY if NEW else FINE), (RSA,)),
     Fault("newer key exchange", mmp(options=NEW_KEX), *NO_KEX),
     Fault("newer cipher", mmp(options=NEW_CIPHER), *NO_CIPHER),
-    Fault("IPv6", with_ipv6),
-    Fault("a name that is never found", named(unknown, unknown, unknown), NO_NAME, NOTHING),
-    Fault("a name that is found the second time", named(unknown, found)),
-    Fault("a name whose first address refuses", named(found_with_ipv6)),
+    Fault("a name", named),
 ]
 
 WRONG = {"password": "another"}
 EITHER = {"methods": "password,keyboard-interactive"}
+SECOND = {"is_first_factor": True, "methods_left": "keyboard-interactive"}
 CHANGES = {"methods_left": "keyboard-interactive"}  # and then there is no question
 LEFT = {**EITHER, "methods_left": "keyboard-interactive"}
 HOSTILE_METHODS = steps.refuse_and_name(b"publickey", DRIVES.encode(), b"x" * 400)
 HOSTILE_SHOWN = KEYS_ONLY.format(f"publickey, {DRIVES_SHOWN}, {'x' * 400}"[:300] + "...")
 LOGINS = [
-    Fault("a wrong password", mmp(**WRONG), REFUSED, NO_COMMAND),
     Fault("a wrong password, or a question", mmp(**WRONG, **EITHER), REFUSED, NO_COMMAND),
     Fault("a wrong password, then a question only", mmp(**WRONG, **LEFT), REFUSED_TWICE, BOTH_READ),
     Fault("a wrong password, then nothing", mmp(**WRONG, methods_left=""), REFUSED, NO_COMMAND),
-    Fault(
-        "a wrong password, a change of mind",
-        mmp(**WRONG, **CHANGES),
-        REFUSED,
-        ANSWERED_IN_VAIN,
-    ),
-    Fault("keys only", mmp(methods="publickey"), KEYS_ONLY.format("publickey"), NO_LOGIN),
+    Fault("a wrong password, a change of mind", mmp(**WRONG, **CHANGES), REFUSED, IN_VAIN),
     Fault("hostile names of methods", mmp(login=[HOSTILE_METHODS]), HOSTILE_SHOWN, NO_COMMAND),
-    Fault("a question only", asks(["Password: "]), "", ANSWERED),
     Fault("a question, and a word after it", asks(["Password: "], []), "", ANSWERED),
-    Fault("a question, and wrong", asks(["Password: "], **WRONG), REFUSED_TWICE, ANSWERED_IN_VAIN),
+    Fault("a question, and wrong", asks(["Password: "], **WRONG), REFUSED_TWICE, IN_VAIN),
     Fault("two questions at once", asks(["Password: ", "Token: "]), NOT_ALONE, NOT_ANSWERED),
-    Fault("a question in clear text", asks(["User: "], echo=True), NOT_ALONE, NOT_ANSWERED),
-    Fault("expired, one question", asks(["Password: "], ["New: "]), NOT_ALONE, ANSWERED_IN_VAIN),
-    Fault("expired, two", asks(["Password: "], ["New: ", "Again: "]), NOT_ALONE, ANSWERED_IN_VAIN),
+    Fault("expired, one question", asks(["Password: "], ["New: "]), NOT_ALONE, IN_VAIN),
     Fault("expired, a request", mmp(login=[steps.ask_for_new_password]), NOT_ALONE, NO_COMMAND),
-    Fault("a second factor, a question", second("keyboard-interactive"), NOT_ALONE, NO_COMMAND),
-    Fault("a second factor, a key", second("publickey"), NOT_ALONE, NO_COMMAND),
-    Fault("no session left", mmp(sessions=0), TOO_MANY, NO_COMMAND),
+    Fault("a second factor, a question", mmp(**SECOND), NOT_ALONE, NO_COMMAND),
+    Fault("no session left", mmp(has_sessions=False), TOO_MANY, NO_COMMAND),
     Fault("exec refused", mmp(reply="refused", restart=()), NO_EXEC),
 ]
 
@@ -314,32 +237,22 @@ HOST_KEYS = [
     Fault(name, mmp(), reason, came, has, known)
     for name, reason, came, has, known in (
         ("a new key", NEW_KEY, NO_LOGIN, (ED25519,), ()),
-        ("a changed key", CHANGED, NO_LOGIN, (ED25519,), (f"{ED25519} 2",)),
         ("neither of two", CHANGED, NO_LOGIN, (ED25519,), (f"{ED25519} 3", f"{ED25519} 2")),
         ("a changed key of two", CHANGED, NO_LOGIN, (RSA, ED25519), (f"{RSA} 2",)),
-        ("another type", OTHER_TYPE, TWICE, (ED25519,), (RSA,)),
-        ("another type than two", OTHER_TYPE, TWICE, (ED25519,), (RSA, ECDSA)),
-        *((f"three types, {kind} is known", *FINE, TYPES, (kind,)) for kind in TYPES),
-        ("two of a type, the first is right", *FINE, (ED25519,), (ED25519, f"{ED25519} 2")),
+        ("another type than two", OTHER_TYPE, NO_LOGIN, (ED25519,), (RSA, ECDSA)),
+        ("three types, RSA is known", *FINE, (ED25519, ECDSA, RSA), (RSA,)),
         ("two of a type, the second is right", *FINE, (ED25519,), (f"{ED25519} 2", ED25519)),
-        ("RSA, and another type that is gone", *FINE, (RSA,), (ECDSA, RSA)),
     )
 ]
 
 FAILURE = b"FAILURE: b\n"
 ON_STDERR = mmp(restart=[SUCCESS, steps.errors(FAILURE), status(0), steps.close])
-HOSTILE = f"FAILURE: x\n{FORGED}\u2028{FORGED}\r{DRIVES}\n".encode()
-HOSTILE_ANSWER = f"{SAID}FAILURE: x | {FORGED} | {FORGED} | {DRIVES_SHOWN}"
+HOSTILE = f"FAILURE: x\n{FORGED}\u2028{FORGED}\r{DRIVES}".encode() + b"\xff\n"
+HOSTILE_ANSWER = f"{SAID}FAILURE: x | {FORGED} | {FORGED} | {DRIVES_SHOWN}\\xff"
 ANSWERS = [
-    Fault("success", answers(SUCCESS)),
     Fault("FAILURE among the errors", ON_STDERR, f"{SAID}FAILURE: b"),
-    Fault("unknown command", answers(b"Unknown command: webbridge\n", 1), UNKNOWN_COMMAND),
     Fault("killed by a signal", mmp(restart=[steps.exit_signal]), KILLED),
-    Fault("FAILURE after much text", answers(LINES + FAILURE), f"{SAID}FAILURE: b"),
-    Fault("a long line", answers(b"FAILURE: " + b"x" * 999), f"{SAID}FAILURE: {'x' * 291}..."),
-    Fault("no UTF-8", answers(b"FAILURE: caf\xe9 \xff\n"), rf"{SAID}FAILURE: caf\xe9 \xff"),
-    Fault("long in the log", answers(b"\xff" * 200 + b"\n" + FAILURE), f"{SAID}FAILURE: b"),
-    Fault("a hostile answer", answers(HOSTILE), HOSTILE_ANSWER),
+    Fault("a hostile answer", mmp(restart=answer(HOSTILE)), HOSTILE_ANSWER),
 ]
 
 
@@ -362,9 +275,9 @@ def filled_in(fault: Fault, faulty: MMP | str, known_hosts: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def good() -> Iterator[tuple[MMP, MMP]]:
-    with MMP() as before, MMP() as after:
-        yield before, after
+def good() -> Iterator[MMP]:
+    with MMP() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -393,28 +306,22 @@ def be_quick(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 
 
 ROWS = [*STALLS, *DROPS, *STRANGERS, *LOGINS, *HOST_KEYS, *ANSWERS]
-MARKS = {
-    "a full backlog": pytest.mark.skipif(sys.platform != "linux", reason="others refuse"),
-    "SHA-1": pytest.mark.filterwarnings("ignore:Diffie-Hellman"),  # asyncssh's own, which is old
-}
+if sys.platform != "linux":  # other systems refuse what is more than the backlog
+    ROWS = [fault for fault in ROWS if fault.name != "a full backlog"]
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(row, id=row.name, marks=MARKS.get(row.name, ())) for row in ROWS]
-)
+@pytest.mark.parametrize("fault", ROWS, ids=[fault.name for fault in ROWS])
 def test_fault(
     fault: Fault,
-    good: tuple[MMP, MMP],
+    good: MMP,
     run: Run,
     known_hosts: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before, after = good
-    for server in good:
-        server.commands.clear()
-        server.passwords.clear()
+    good.commands.clear()
+    good.passwords.clear()
     with fault.server() as faulty:
-        lines = [before.known_hosts_line, after.known_hosts_line]
+        lines = [good.known_hosts_line]
         if isinstance(faulty, MMP):
             faulty.host_keys = [key(name) for name in fault.has]
             name = faulty.known_hosts_line.split()[0]
@@ -423,18 +330,18 @@ def test_fault(
         known_hosts.write_text("".join(f"{line}\n" for line in lines))
         if fault.is_quick:
             be_quick(monkeypatch, int(address_of(faulty).rpartition(":")[2]))
-        ran = run([before, faulty, after], *fault.options)
+        ran = run([faulty, good], *fault.options)
 
     reason = filled_in(fault, faulty, known_hosts)
     told = failed(faulty, reason) if reason else [restarted(faulty)]
-    pattern = re.escape("\n".join([restarted(before), *told, restarted(after)]))
+    pattern = re.escape("\n".join([*told, restarted(good)]))
     assert re.fullmatch(pattern.replace(ANYTHING, ".*"), "\n".join(ran.log)), ran.log
     assert ran.status == (1 if reason else 0)
-    line = re.escape(f"Server 2 ({address_of(faulty)}) FAILED after ") + r"\d+\.\d s: "
+    line = re.escape(f"Server 1 ({address_of(faulty)}) FAILED after ") + r"\d+\.\d s: "
     line += re.escape(f"{with_advice(reason)}\n").replace(ANYTHING, ".*")
     assert re.fullmatch(line if reason else "", ran.err), ran.err
-    assert before.commands == after.commands == ["webbridge restart"]
-    assert before.passwords == after.passwords == [PASSWORD]
+    assert good.commands == ["webbridge restart"]
+    assert good.passwords == [PASSWORD]
     if isinstance(faulty, MMP):
         commands, passwords, connections = fault.came
         assert faulty.commands == ["webbridge restart"] * commands
@@ -463,42 +370,45 @@ def test_end_of_file_comes_only_after_a_whole_line_and_silence(
 ) -> None:
     """Some servers drop what they would still print, and half a line is no answer."""
     monkeypatch.setattr(webbridge_restart, "SECONDS_OF_SILENCE", 8.0)
-    came: list[int] = []
+    came: list[bool] = []
 
-    def look(_: object) -> None:
-        came.append(server.came.count("end of file"))
+    def look(here: Any) -> None:
+        came.append(here.ended.is_set())
 
     silence = [wait_until_received, CLOCK.nine_seconds_later, 0.2, look]
     at_once = [b"ridge enabled\n", wait_until_received, 0.2, look]
-    end = [CLOCK.nine_seconds_later, steps.wait_for_end_of_file, status(0), steps.close]
+    end = [CLOCK.nine_seconds_later, steps.wait_for_end_of_file, status(0), steps.end_of_file]
     with MMP(restart=[*silence, b"SUCCESS: Webb", *silence, *at_once, *end]) as server:
         assert run([server]).log == [restarted(server)]
-    assert came == [0, 0, 0]
+    assert came == [False] * 3
 
 
 RSA_NAMES = ["rsa-sha2-512", "rsa-sha2-256", *([] if NEW else [RSA])]
 
 
 @pytest.mark.parametrize(
-    ("has", "gone", "offer"),
+    ("has", "gone", "first"),
     [
         (RSA, [], RSA_NAMES),
         (RSA, [ED25519], [ED25519, *RSA_NAMES]),
         (ECDSA, [RSA], [ECDSA, *RSA_NAMES]),
         (ED25519, [], [ED25519]),
-        (ED25519, None, list(paramiko.Transport._preferred_keys)),
+        (ED25519, None, []),
     ],
     ids=["RSA", "RSA, and ED25519 is gone", "ECDSA, and RSA is gone", "ED25519", "none"],
 )
-def test_only_known_types_of_host_keys_are_asked_for(
-    run: Run, known_hosts: Path, has: str, gone: list[str] | None, offer: list[str]
+def test_known_types_of_host_keys_are_asked_for_first(
+    run: Run, known_hosts: Path, has: str, gone: list[str] | None, first: list[str]
 ) -> None:
-    """Or all of them, if none is known."""
+    """The others follow, as paramiko has them."""
     with MMP(host_keys=[key(has)]) as server:
         name, *own = server.known_hosts_line.split()
         known = [] if gone is None else [*(public(key(each)) for each in gone), " ".join(own)]
         known_hosts.write_text("".join(f"{name} {each}\n" for each in known))
-        run([server])
+        ran = run([server])
+    assert ran.status == (1 if gone is None else 0)
+    usual = list(paramiko.Transport._preferred_keys)
+    offer = first + [kind for kind in usual if kind not in first]
     assert [[kind for kind in kinds if "-cert-" not in kind] for kinds in server.offers] == [offer]
 
 
@@ -509,11 +419,10 @@ def test_limits_of_paramiko_do_not_count(run: Run, monkeypatch: pytest.MonkeyPat
     def init(transport: paramiko.Transport, *others: Any, **more: Any) -> None:
         real(transport, *others, **more)
         for limit in ("banner", "handshake", "auth", "channel"):
-            setattr(transport, f"{limit}_timeout", 0.1)
+            setattr(transport, f"{limit}_timeout", 0.05)
 
     monkeypatch.setattr(paramiko.Transport, "__init__", init)
-    waits = {"banner": 0.3, "key exchange": 0.3}
-    with MMP(waits=waits, login=[0.3], session=[0.3]) as server:
+    with MMP(wait=0.15, login=[0.15], session=[0.15]) as server:
         assert run([server]).log == [restarted(server)]
     assert (server.connections, server.passwords) == (1, [PASSWORD])
 
@@ -529,14 +438,7 @@ def test_what_came_before_the_status_is_read_however_slowly(
         return real(channel, 100_000)
 
     monkeypatch.setattr(paramiko.Channel, "recv", recv)
-    with MMP(restart=[LINES * 8, FAILURE, status(0)]) as server:
+    monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", 0.01)  # the connection lives
+    with MMP(restart=[LINES * 8, FAILURE, status(0), steps.end_of_file]) as server:
         ran = run([server], "--timeout", "1000")
     assert ran.log == failed(server, f"{SAID}FAILURE: b")
-
-
-def test_all_tries_fit_into_the_time_of_a_server() -> None:
-    """Otherwise the cut-off takes the place of the reason why nothing answers."""
-    tries = webbridge_restart.CONNECT_TRIES
-    seconds = tries * webbridge_restart.TRY_SHARE * webbridge_restart.SECONDS_PER_SERVER
-    seconds += (tries - 1) * SECONDS_BETWEEN_TRIES
-    assert seconds < webbridge_restart.SECONDS_PER_SERVER

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 
-import pytest
+from pytest import mark
 
 from conftest import DOUBT as CHECK_IT
 from webbridge_restart import (
-    MAX_SHOWN_CHARACTERS,
+    MAX_ANSWER_BYTES,
     Answer,
     has_whole_reply_line,
     judge_check,
@@ -22,15 +22,14 @@ from webbridge_restart import (
 
 PAIR = b"SUCCESS: Key and certificate pair match\n"
 BUNDLE = b"SUCCESS: certificate verified against CA bundle\n"
-ENABLED = b"SUCCESS: Webbridge enabled\n"
-CISCO = PAIR + BUNDLE + ENABLED
+CISCO = PAIR + BUNDLE + b"SUCCESS: Webbridge enabled\n"
 SETTINGS = b"Enabled                 : true\nInterface whitelist     : a:443\n"
-LOST = "The connection broke off in the answer."
-NOT_RUN = "The server refused to run the command."
+ANSWERED = "The server answered:"
+UNCONFIRMED = "The answer does not confirm the restart:"
 NO_WEB_BRIDGE = ". CMS 3.0 and newer have no Web Bridge 2. Take this server out of WEBBRIDGES."
 
 RESTARTED, FAILED, DOUBT = (True, False), (False, False), (False, True)
-WHOLE, CUT = "", LOST
+WHOLE, CUT = "", "The connection broke off in the answer."
 
 
 def short(value: object) -> str:
@@ -49,13 +48,10 @@ TABLE = [
     (b"\n\n\t SUCCESS: a", 0, WHOLE, RESTARTED),
     (b"webbridge restart\n" + CISCO + b"> ", 0, WHOLE, RESTARTED),
     (b"Failure to comply is prosecuted.\nError-free since 2019.\n" + CISCO, 0, WHOLE, RESTARTED),
-    (CISCO + b"FAILURES: 0\nErrors: 0\nERRORLEVEL 0\n", 0, WHOLE, RESTARTED),
-    (CISCO + b"Unknown commands: 0\n0 ERROR\n", 0, WHOLE, RESTARTED),
+    (CISCO + b"FAILURES: 0\nERRORLEVEL 0\nUnknown commands: 0\n0 ERROR\n", 0, WHOLE, RESTARTED),
     (CISCO, None, WHOLE, RESTARTED),
-    (ENABLED, None, WHOLE, RESTARTED),
     (b"  SUCCESS: the Web Bridge was restarted", None, WHOLE, RESTARTED),
     # a failure, whatever else comes or breaks
-    (b"FAILURE: no\n", 0, WHOLE, FAILED),
     (b"FAILURE: no", None, CUT, FAILED),
     (CISCO + b"FAILURE: no\n", 0, WHOLE, FAILED),
     (PAIR + b"cms1> FAILURE: no\n", 0, CUT, FAILED),
@@ -67,8 +63,6 @@ TABLE = [
     (CISCO + b"\t ERROR 7\n", None, CUT, FAILED),
     (b"Unknown command: webbridge\n", 0, WHOLE, FAILED),
     (CISCO, 1, WHOLE, FAILED),
-    (CISCO, 1, CUT, FAILED),
-    (b"", 255, WHOLE, FAILED),
     (b"", 4294967295, CUT, FAILED),
     # its end was not seen
     (CISCO, 0, CUT, DOUBT),
@@ -76,38 +70,29 @@ TABLE = [
     (b"", 0, CUT, DOUBT),
     (b"", None, CUT, DOUBT),
     # it ended, and confirms nothing
-    (PAIR, None, WHOLE, DOUBT),
     (PAIR + BUNDLE, None, WHOLE, DOUBT),
     (b"SUCCESS: Webbridge disabled\n", None, WHOLE, DOUBT),  # a restart that stopped half way
     (b"SUCCESS: Webbridge not enab", None, WHOLE, DOUBT),
+    (b"SUCCESS: Webbridge unrestarted, startedness\n", None, WHOLE, DOUBT),
     (PAIR + BUNDLE + b"SUCCESS: We", None, WHOLE, DOUBT),
-    (b"Webbridge enabled\n", None, WHOLE, DOUBT),
-    (b"no SUCCESS: Webbridge enabled\n", None, WHOLE, DOUBT),
+    (b"Webbridge enabled\nno SUCCESS: Webbridge enabled\n", None, WHOLE, DOUBT),
     (b"", None, WHOLE, DOUBT),
     (b"not enabled, nothing done\n", 0, WHOLE, DOUBT),
-    (b"Command not permitted\n", 0, WHOLE, DOUBT),
-    (b"SUCCES", 0, WHOLE, DOUBT),
-    (b"success: a", 0, WHOLE, DOUBT),
-    (b"Error: no\n", 0, WHOLE, DOUBT),
+    (b"Command not permitted\nError: no\nsuccess: a\nSUCCES", 0, WHOLE, DOUBT),
 ]
-
 NEVER_ACCEPTED = [
     # as above, where the reply to the request for the command never came
     (CISCO, 0, WHOLE, RESTARTED),
     (CISCO, None, WHOLE, RESTARTED),
     (b"", None, WHOLE, FAILED),  # refused
     (b"", 0, WHOLE, DOUBT),
-    (b"", 1, WHOLE, FAILED),
-    (b"FAILURE: no\n", 0, WHOLE, FAILED),
-    (PAIR, None, WHOLE, DOUBT),
     (b"", None, CUT, DOUBT),
 ]
-
 ROWS = [(*row[:2], True, *row[2:]) for row in TABLE]
 ROWS += [(*row[:2], False, *row[2:]) for row in NEVER_ACCEPTED]
 
 
-@pytest.mark.parametrize(("text", "status", "accepted", "cut", "meaning"), ROWS, ids=short)
+@mark.parametrize(("text", "status", "accepted", "cut", "meaning"), ROWS, ids=short)
 def test_when_a_restart_is_confirmed(
     text: bytes, status: int | None, accepted: bool, cut: str, meaning: tuple[bool, bool]
 ) -> None:
@@ -115,66 +100,41 @@ def test_when_a_restart_is_confirmed(
     assert (verdict.is_success, verdict.in_doubt) == meaning
 
 
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (Answer(CISCO, 0, True, WHOLE), CISCO.decode().strip().replace("\n", " | ")),
-        (Answer(b"", 0, True, WHOLE), "nothing"),
-        (Answer(PAIR + b"FAILURE: b\nc", 0, True, WHOLE), "The server answered: FAILURE: b | c"),
-        (Answer(b"y\n", 2, True, CUT), "The server answered: y (exit status 2)"),
-        (Answer(b"", 2, True, WHOLE), "The server answered: nothing (exit status 2)"),
-        (
-            Answer(b"Unknown command: a\n", 1, True, WHOLE),
-            f"The server answered: Unknown command: a (exit status 1){NO_WEB_BRIDGE}",
-        ),
-        (Answer(b"", None, False, WHOLE), NOT_RUN),
-        (Answer(b"", None, True, CUT), LOST),
-        (Answer(b"a\n", 0, True, CUT), f"{LOST} It had answered: a."),
-        (
-            Answer(b"Usage: a\n", 0, True, WHOLE),
-            "The answer does not confirm the restart: Usage: a (exit status 0).",
-        ),
-        (
-            Answer(b"", None, True, WHOLE),
-            "The answer does not confirm the restart: nothing (no exit status).",
-        ),
-    ],
-    ids=short,
-)
-def test_reason(answer: Answer, reason: str) -> None:
-    assert judge_restart(answer).reason == reason
+TOLD = {
+    Answer(CISCO, 0, True, WHOLE): CISCO.decode().strip().replace("\n", " | "),
+    Answer(b"", 0, True, WHOLE): "nothing",
+    Answer(PAIR + b"FAILURE: b\nc", 0, True, WHOLE): f"{ANSWERED} FAILURE: b | c",
+    Answer(b"y\n", 2, True, CUT): f"{ANSWERED} y (exit status 2)",
+    Answer(b"", None, False, WHOLE): "The server refused to run the command.",
+    Answer(b"", None, True, CUT): f"{CUT} {CHECK_IT}",
+    Answer(b"a\n", 0, True, CUT): f"{CUT} It had answered: a. {CHECK_IT}",
+    Answer(b"a\n", 0, True, WHOLE): f"{UNCONFIRMED} a (exit status 0). {CHECK_IT}",
+    Answer(b"", None, True, WHOLE): f"{UNCONFIRMED} nothing (no exit status). {CHECK_IT}",
+}
 
 
-@pytest.mark.parametrize(("cut", "told"), [(CUT, f"{LOST} {CHECK_IT}"), (WHOLE, NOT_RUN)])
-def test_log_says_what_is_in_doubt(cut: str, told: str) -> None:
-    """And says nothing of doubt where there is none."""
-    assert judge_restart(Answer(b"", None, False, cut)).explain() == told
+def test_what_is_told() -> None:
+    assert {answer: judge_restart(answer).explain() for answer in TOLD} == TOLD
 
 
 # ---- A check -------------------------------------------------------------------------------------
 
-
 NOT_ENABLED = "The server does not say that its Web Bridge is enabled, but: {}"
-ANSWERED = "The server answered: {}"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("text", "status", "cut", "reason"),
     [
         (SETTINGS, 0, WHOLE, ""),
         (SETTINGS, None, WHOLE, ""),
-        (b"Interface whitelist     : a:443\n  Enabled : true", 0, WHOLE, ""),
-        (b"ENABLED\t:\tTRUE\nErrors : 0\n", 0, WHOLE, ""),
-        (SETTINGS, 0, CUT, f"{LOST} It had answered: {{}}."),
-        (b"", None, CUT, f"{LOST} It had answered: {{}}."),
-        (SETTINGS, 1, WHOLE, f"{ANSWERED} (exit status 1)"),
-        (b"FAILURE: a\n" + SETTINGS, 0, WHOLE, ANSWERED),
-        (b"Unknown command\n", 0, WHOLE, f"{ANSWERED}{NO_WEB_BRIDGE}"),
+        (b"Errors : 0\n  ENABLED\t:\tTRUE", 0, WHOLE, ""),
+        (SETTINGS, 0, CUT, f"{CUT} It had answered: {{}}."),
+        (SETTINGS, 1, WHOLE, f"{ANSWERED} {{}} (exit status 1)"),
+        (b"FAILURE: a\n" + SETTINGS, 0, WHOLE, f"{ANSWERED} {{}}"),
+        (b"Unknown command\n", 1, WHOLE, f"{ANSWERED} {{}} (exit status 1){NO_WEB_BRIDGE}"),
         (b"", 0, WHOLE, NOT_ENABLED),
         (b"Enabled                 : false\nTrace : true\n", 0, WHOLE, NOT_ENABLED),
-        (b"Enabled :\ntrue\n", 0, WHOLE, NOT_ENABLED),
-        (b"Enabled : truely\n", 0, WHOLE, NOT_ENABLED),
-        (b"Not Enabled : true\n", 0, WHOLE, NOT_ENABLED),
+        (b"Enabled :\ntrue\nEnabled : truely\nNot Enabled : true\n", 0, WHOLE, NOT_ENABLED),
         (CISCO, 0, WHOLE, NOT_ENABLED),
     ],
     ids=short,
@@ -187,34 +147,21 @@ def test_check(text: bytes, status: int | None, cut: str, reason: str) -> None:
 
 # ---- A whole line of a reply ---------------------------------------------------------------------
 
+WHOLE_LINES = [PAIR, b"SUCCESS:\n", b"cms1> FAILURE: b\n", b"webbridge restart\n\t SUCCESS: a\n> "]
+NOT_WHOLE = [b"", b"SUCCESS: a", b"SUCCESS\n", b"no SUCCESS: here\n", b"Restarting\nSUCCESS: Webbr"]
 
-@pytest.mark.parametrize(
-    ("text", "is_whole"),
-    [
-        (PAIR, True),
-        (b"SUCCESS:\n", True),
-        (b"\t FAILURE: b\n", True),
-        (b"cms1> FAILURE: b\n", True),
-        (b"webbridge restart\nSUCCESS: a\n> ", True),
-        (b"", False),
-        (b"SUCCESS: a", False),
-        (b"SUCCESS\n", False),
-        (b"no SUCCESS: here\n", False),
-        (b"Restarting\nSUCCESS: Webbr", False),
-    ],
-)
-def test_whole_line(text: bytes, is_whole: bool) -> None:
+
+def test_whole_line() -> None:
     """After one of these and a silence, the script ends its side."""
-    assert has_whole_reply_line(text) == is_whole
+    assert [text for text in WHOLE_LINES + NOT_WHOLE if has_whole_reply_line(text)] == WHOLE_LINES
 
 
 # ---- Text in the log -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("sent", "shown"),
     [
-        (b"", "nothing"),
         ("\n \r\n", "nothing"),
         (b" a  b ", "a  b"),
         (b"caf\xc3\xa9\xe9", r"café\xe9"),
@@ -222,17 +169,13 @@ def test_whole_line(text: bytes, is_whole: bool) -> None:
         ("a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i", "a | b | c | d | e | f | g | h | i"),
         (b"a\tb\0c\x08d\x7fe", r"a\tb\x00c\x08d\x7fe"),
         (b"\x1b[2J\x1b]0;owned\x07", r"\x1b[2J\x1b]0;owned\x07"),
-        ("\x9b2J", r"\x9b2J"),
-        ("a\u202eb\u200bc\ufeffd", r"a\u202eb\u200bc\ufeffd"),  # they turn, hide and mark text
+        # what drives a terminal, turns, hides and marks text
+        ("\x9b2J a\u202eb\u200bc\ufeffd", r"\x9b2J a\u202eb\u200bc\ufeffd"),
         ("a\xa0b\U000e0041", r"a\xa0b\U000e0041"),
-        (b"caf\xe9 \xff\xfe", r"caf\xe9 \xff\xfe"),
         ("\udc80", r"\udc80"),  # what Python makes of a byte that is not UTF-8
-        ("café 漢字 🎉", "café 漢字 🎉"),
-        (r"C:\new 'a' \"b\"", r"C:\new 'a' \"b\""),
+        (r"café 漢字 🎉 C:\new 'a' \"b\"", r"café 漢字 🎉 C:\new 'a' \"b\""),
         ("x" * 300, "x" * 300),
         ("x" * 301, "x" * 300 + "..."),
-        (b"\n" + b"x\n" * 100, "x | " * 75 + "..."),
-        (b"\xff" * 75, r"\xff" * 75),
         (b"\xff" * 76, r"\xff" * 75 + "..."),
         ("\x1b" * 76, r"\x1b" * 75 + "..."),
     ],
@@ -242,27 +185,22 @@ def test_what_was_sent_as_one_line(sent: bytes | str, shown: str) -> None:
     assert show(sent) == shown
 
 
-@pytest.mark.parametrize("sent", [bytes(range(256)) * 4, "".join(map(chr, range(0x3000))) * 2])
-def test_it_is_one_short_line_of_printable_characters(sent: bytes | str) -> None:
-    step = 60
-    for start in range(0, len(sent), step):
-        shown = show(sent[start : start + step])
-        assert shown.isprintable()
-        assert len(shown.splitlines()) <= 1
-        assert len(shown) <= MAX_SHOWN_CHARACTERS + len("...")
+def test_no_character_drives_a_terminal_or_begins_a_line() -> None:
+    for number in range(0x3000):
+        assert show(f"a{chr(number)}b").isprintable(), number
 
 
 # ---- Texts that are made to take long ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "line",
     [b"\n", b" ", b" \n", b"\t", b"SUCCESS: web ", b"FAILURE", b"FAILURE:", b"Enabled", b"\xff"],
     ids=short,
 )
 def test_judging_ends_soon(line: bytes) -> None:
     """With a pattern that has no bounds, some of these take hours."""
-    text = line * ((1 << 20) // len(line))
+    text = line * (MAX_ANSWER_BYTES // 4 // len(line))
     began = time.monotonic()
     for judge in (judge_restart, judge_check):
         assert not judge(Answer(text, None, True, WHOLE)).is_success
