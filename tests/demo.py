@@ -8,7 +8,6 @@ nothing: that is what the tests are for. Run it from anywhere:
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
 import os
@@ -24,7 +23,6 @@ from demo_mmp import FAILURE, PASSWORD, DemoMMP
 
 SCRIPT = Path(__file__).resolve().parents[1] / "webbridge_restart.py"
 LOG_NAME = "webbridge_restart_logs.txt"
-SECONDS_BETWEEN_TRIES = 0.3  # so that nobody has to wait for a server that is off
 
 START = """\
 This is a demo. It starts four simulated Cisco Meeting Servers on this computer,
@@ -79,25 +77,22 @@ you from the list of your servers to a scheduled job.
 
 def log_of(web_bridge: int, cma: str) -> bytes:
     """Return the end of an MMP's log with both counters, logged within the last minutes."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    lines = (
-        (3, f'"webbridge": INFO : [DEBUGGING] Stats {web_bridge}, c:3477, d:3170'),
-        (2, f'host:server:  INFO : STATS: {{"callLegs": "20/24", "CMA": "{cma}"}}'),
-        (1, "host:server:  INFO : recording device 1: available (1 recordings)"),
-    )
+    lines = {
+        3: f'"webbridge": INFO : [DEBUGGING] Stats {web_bridge}, c:3477, d:3170',
+        2: f'host:server:  INFO : STATS: {{"callLegs": "20/24", "CMA": "{cma}"}}',
+        1: "host:server:  INFO : recording device 1: available (1 recordings)",
+    }
     text = ""
-    for minutes, line in lines:
-        logged = now - datetime.timedelta(minutes=minutes)
+    for minutes, line in lines.items():
+        logged = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
         text += f"{logged:%Y-%m-%dT%H:%M:%S} user.info cms {line}\n"
     return text.encode()
 
 
-def script_for(
-    addresses: Sequence[str], folder: Path, pause: float = SECONDS_BETWEEN_TRIES
-) -> Path:
+def script_for(addresses: Sequence[str], folder: Path, pause: float = 0.3) -> Path:
     """Return a copy of the script for these servers, edited as its user would edit it.
 
-    It also pauses for less time between two tries to connect.
+    It also pauses for less time between two tries to connect, so that nobody has to wait.
     """
     text = SCRIPT.read_text(encoding="utf-8")
     lines = "".join(f'    {n}: "{address}",\n' for n, address in enumerate(addresses, 1))
@@ -110,50 +105,36 @@ def script_for(
     return script
 
 
-def show(script: Path, *options: str) -> None:
+def show(text: str, script: Path, options: str) -> None:
     """Run the script with the options. Its output goes where this one's goes."""
-    print(f"$ python {script.name} {' '.join(options)}".rstrip(), flush=True)
-    command = [sys.executable, str(script), *options]
-    status = subprocess.run(
-        command, env={**os.environ, "MMP_PASSWORD": PASSWORD}, stderr=subprocess.STDOUT
-    ).returncode
-    print(f"(exit status {status})\n", flush=True)
+    print(f"{text}\n$ python {script.name} {options}", flush=True)
+    environment = {**os.environ, "MMP_PASSWORD": PASSWORD}
+    command = [sys.executable, str(script), *options.split()]
+    ran = subprocess.run(command, env=environment, stderr=subprocess.STDOUT)
+    print(f"(exit status {ran.returncode})\n", flush=True)
 
 
-def main() -> int:
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # the servers' side of it
+def tell_story(folder: Path, refusing: str) -> None:
+    full, other, failing = DemoMMP(), DemoMMP(), DemoMMP(restart=FAILURE)
+    servers = [full.address, other.address, failing.address, refusing]
+    script, log = script_for(servers, folder), folder / LOG_NAME
     print(START)
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        full, other = stack.enter_context(DemoMMP()), stack.enter_context(DemoMMP())
-        failing = stack.enter_context(DemoMMP(restart=FAILURE))
-        nobody = stack.enter_context(socket.socket())
-        nobody.bind(("127.0.0.1", 0))  # holds the port, and does not listen
-        refusing = f"127.0.0.1:{nobody.getsockname()[1]}"
-        servers = [full.address, other.address, failing.address, refusing]
-        script = script_for(servers, folder)
-        log = script.with_name(LOG_NAME)
-        print(CHECK)
-        show(script, "--check", "--accept-new-host-keys")
-        print(NIGHT)
-        show(script, "--verbose")
-        print(LOG)
-        print(log.read_text(encoding="utf-8"))
-        log.unlink()
-        script_for(servers[:2], folder)
-        full.log, other.log = log_of(149, "14/17"), log_of(31, "30/34")
-        print(SESSIONS)
-        show(script, "--sessions")
-        print(BUSY)
-        show(script, "--if-leaked", "20", "--max-active", "0")
-        full.log, other.log = log_of(135, "0/14"), log_of(1, "0/30")
-        print(LATER)
-        show(script, "--if-leaked", "20", "--max-active", "0")
-        print(FIGURES)
-        print(log.read_text(encoding="utf-8"))
-    print(NEXT, end="")
-    return 0
+    show(CHECK, script, "--check --accept-new-host-keys")
+    show(NIGHT, script, "--verbose")
+    print(LOG, log.read_text(encoding="utf-8"), sep="\n")
+    log.unlink()
+    script_for(servers[:2], folder)
+    full.log, other.log = log_of(149, "14/17"), log_of(31, "30/34")
+    show(SESSIONS, script, "--sessions")
+    show(BUSY, script, "--if-leaked 20 --max-active 0")
+    full.log, other.log = log_of(135, "0/14"), log_of(1, "0/30")
+    show(LATER, script, "--if-leaked 20 --max-active 0")
+    print(FIGURES, log.read_text(encoding="utf-8"), sep="\n")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # the servers' side of it
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # holds the port, and does not listen
+        tell_story(Path(folder), f"127.0.0.1:{nobody.getsockname()[1]}")
+    print(NEXT, end="")

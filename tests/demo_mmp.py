@@ -24,32 +24,23 @@ FAILURE = b"FAILURE: Webbridge configuration not complete\n"
 
 
 class DemoMMP:
-    """One server, until the end of the with block."""
+    """One server, until this process ends."""
 
     def __init__(self, restart: bytes = SUCCESS) -> None:
-        self.answers = {"webbridge": SETTINGS, "webbridge restart": restart}
+        self.answers = {b"webbridge": SETTINGS, b"webbridge restart": restart}
         self.log = b""  # what SFTP serves as "log"
         self.key = paramiko.ECDSAKey.generate()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def __enter__(self) -> DemoMMP:
         threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # some systems refuse this for a socket that listens
-            self.listener.shutdown(socket.SHUT_RDWR)  # and others need it to wake accept()
-        self.listener.close()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # which the end raises
-            while True:
-                client, _ = self.listener.accept()
-                transport = paramiko.Transport(client)
-                transport.add_server_key(self.key)
-                transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
-                transport.start_server(threading.Event(), _Connection(self))
+        while True:
+            client, _ = self.listener.accept()
+            transport = paramiko.Transport(client)
+            transport.add_server_key(self.key)
+            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
+            transport.start_server(threading.Event(), _Connection(self))
 
 
 class _Connection(paramiko.ServerInterface):
@@ -68,16 +59,16 @@ class _Connection(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self._answer, args=(channel, command.decode()), daemon=True).start()
+        text = self.mmp.answers[command]
+        threading.Thread(target=self._answer, args=(channel, text), daemon=True).start()
         return True
 
-    def _answer(self, channel: paramiko.Channel, command: str) -> None:
-        known = command in self.mmp.answers
+    def _answer(self, channel: paramiko.Channel, text: bytes) -> None:
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the client hung up
             # The client replies to this only after it has received that its command runs.
             channel.get_transport().global_request("are-you-there@example.test")
-            channel.sendall(self.mmp.answers[command] if known else b"Unknown command\n")
-            channel.send_exit_status(0 if known else 1)
+            channel.sendall(text)
+            channel.send_exit_status(0)
             channel.close()
 
 
@@ -85,19 +76,13 @@ class _Files(paramiko.SFTPServerInterface):
     """The MMP's files, of which there is one, called log."""
 
     def __init__(self, server: _Connection) -> None:
-        self.mmp = server.mmp
+        self.text = server.mmp.log
 
     def open(self, path: str, flags: int, attr: object) -> paramiko.SFTPHandle | int:
-        return _Log(self.mmp.log) if path == "log" else paramiko.SFTP_NO_SUCH_FILE
-
-
-class _Log(paramiko.SFTPHandle):
-    def __init__(self, text: bytes) -> None:
-        super().__init__()
-        self.text = text
-        self.readfile = io.BytesIO(text)  # of which paramiko's own read() reads
-
-    def stat(self) -> paramiko.SFTPAttributes:
-        attributes = paramiko.SFTPAttributes()
+        if path != "log":
+            return paramiko.SFTP_NO_SUCH_FILE
+        log, attributes = paramiko.SFTPHandle(), paramiko.SFTPAttributes()
+        log.readfile = io.BytesIO(self.text)  # of which paramiko's own read() reads
         attributes.st_size = len(self.text)
-        return attributes
+        log.stat = lambda: attributes
+        return log
