@@ -7,6 +7,7 @@ a server can do wrong is not for this file, and what only Windows has is in test
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import os
@@ -95,7 +96,7 @@ class Installed:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "installed"
+    folder = tmp_path / "Program Files (x86)  Brücken · 橋, it's $HOME; %TEMP%"
     folder.mkdir()
     return folder
 
@@ -142,7 +143,12 @@ def assert_both_told(usual: Installed, ran: Ran, seen: str = "out, err") -> None
 
 
 def test_environment_flags_and_other_folder(usual: Installed, tmp_path: Path) -> None:
-    """Nothing is read from the current folder, not even a module, and nothing is written to it."""
+    """Nothing is read from the current folder, not even a module, and nothing is written to it.
+
+    Notepad saved the script, with a byte order mark and Windows' line ends.
+    """
+    text = usual.script.read_text("utf-8").replace("\n", "\r\n")
+    usual.script.write_bytes(codecs.BOM_UTF8 + text.encode())
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for name in ("paramiko.py", "argparse.py", "webbridge_known_hosts"):
@@ -160,7 +166,7 @@ def test_symbolic_link_and_deleted_folder(usual: Installed, tmp_path: Path) -> N
     gone, link = tmp_path / "gone", tmp_path / "bin" / "restart-webbridges"
     gone.mkdir()
     link.parent.mkdir()
-    link.symlink_to(Path("..", "installed", usual.script.name))
+    link.symlink_to(Path("..", usual.script.parent.name, usual.script.name))
     how: dict[str, Any] = {"script": link, "cwd": gone, "before": "os.rmdir('../gone')"}
     assert_both_told(usual, usual.run(flags=["-I"], **how))
     assert list(link.parent.iterdir()) == [link]
