@@ -173,28 +173,20 @@ def test_symbolic_link_and_deleted_folder(usual: Installed, tmp_path: Path) -> N
     assert not gone.exists()
 
 
-@pytest.mark.parametrize(
-    ("module", "found"),
-    [
+def test_no_paramiko(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence says which of a computer's many Pythons lacks it, and which one to use."""
+    for module, found in (
         (None, "import of paramiko halted; None in sys.modules"),
         (SimpleNamespace(__version__="3.5.1"), "found paramiko 3.5.1"),
-    ],
-)
-def test_no_paramiko(
-    module: Any,
-    found: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """One sentence says which of a computer's many Pythons lacks it, and which one to use."""
-    monkeypatch.setitem(sys.modules, "paramiko", module)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(webbridge_restart.SCRIPT), run_name="__main__")
-    sentence = (
-        f"paramiko 4.0 or newer is not installed for {sys.executable} ({found}). "
-        "Run this script with the Python of its virtual environment (see README.md).\n"
-    )
-    assert (ended.value.code, *capsys.readouterr()) == (2, "", sentence)
+    ):
+        monkeypatch.setitem(sys.modules, "paramiko", module)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(webbridge_restart.SCRIPT), run_name="__main__")
+        sentence = (
+            f"paramiko 4.0 or newer is not installed for {sys.executable} ({found}). "
+            "Run this script with the Python of its virtual environment (see README.md).\n"
+        )
+        assert (ended.value.code, *capsys.readouterr()) == (2, "", sentence)
 
 
 @POSIX
@@ -214,7 +206,6 @@ def test_ascii(folder: Path) -> None:
 # ---- The three streams, and the log --------------------------------------------------------------
 
 NO_READER = "reader, target = os.pipe(); os.close(reader); os.dup2(target, 1); os.dup2(target, 2)"
-FULL_STDOUT = "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
 STREAMS = {  # how they are lost, and which of them can still be seen
     "no stderr": ("os.close(2)", "out"),
     "none": ("os.closerange(0, 3)", ""),
@@ -245,9 +236,10 @@ def assert_lost(usual: Installed, ran: Ran, path: object, number: int, *lost: li
 def test_full_disk(usual: Installed) -> None:
     """The run goes on. What the log should hold is on stderr, which cron mails."""
     limit = with_limit("RLIMIT_AS", 2**30)  # who reads this device to its end takes all memory
-    ran = usual.run("--log-file", "/dev/full", before=limit + FULL_STDOUT)
-    log = expected_of(usual)[2]
-    assert_lost(usual, ran, "/dev/full", errno.ENOSPC, log[:1], log[1:])
+    full_stdout = "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+    ran = usual.run("--log-file", "/dev/full", before=limit + full_stdout)
+    success, *failure = expected_of(usual)[2]
+    assert_lost(usual, ran, "/dev/full", errno.ENOSPC, [success], failure)
     assert ran.out == ""
 
 
