@@ -20,9 +20,9 @@ import pytest
 
 import demo
 import webbridge_restart
-from conftest import STAMP, Run, unstamped
+from conftest import STAMP, unstamped
 from demo import log_of
-from remote import CLOSE, END, mocked
+from remote import Remote
 
 PATIENCE = 120.0  # seconds for the demo, on a busy computer
 
@@ -36,7 +36,7 @@ NIGHTS = [
 ]
 SERVERS = ("10.48.79.194", "cms2.example.com", "10.48.79.195:2222")
 IF = ("--if-leaked", "20", "--max-active", "0")
-FAILS = {"answer": [b"FAILURE: Webbridge configuration not complete\n", 0, END, CLOSE]}
+FAILS = {"answer": [b"FAILURE: Webbridge configuration not complete\n", 0, "end", "close"]}
 IS_OFF = {"connect": 3 * [ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")]}
 SAYS_NOTHING: dict[str, Any] = {"answer": []}
 SIGNALLED = {"answer": [lambda: signal.raise_signal(signal.SIGTERM)]}
@@ -63,18 +63,13 @@ CAUSES: list[tuple[list[dict[str, Any]], tuple[str, ...]]] = [  # the servers' s
 
 @pytest.mark.parametrize(("night", "cause"), [*zip_longest(NIGHTS, CAUSES)])
 def test_night_of_the_example(
-    night: list[str],
-    cause: Any,
-    run: Run,
-    known_hosts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    remote: Remote, night: list[str], cause: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states, options = cause
     monkeypatch.chdir(tmp_path)
-    with mocked(monkeypatch, known_hosts) as remote:
-        pairs = zip_longest(SERVERS, states, fillvalue={})
-        log = run([remote.at(address, **state) for address, state in pairs], *options).log
+    for address, state in zip_longest(SERVERS, states, fillvalue={}):
+        remote.at(address, **state)
+    log = remote.run(*options).log
     assert [line.replace(f"{tmp_path}{os.sep}", "/opt/webbridge/") for line in log] == night
 
 
