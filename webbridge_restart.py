@@ -774,9 +774,9 @@ def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
     """Yield a connection that is logged in, and hang up at its end; raises Trouble.
 
     Each connection carries the password once, after its host key was verified. There is a second
-    one only if the server accepts no passwords as such, so that it should not have counted this
-    one, but may ask a question for it. It is a new one, because many servers hang up at a second
-    request to log in.
+    one only if the server says that it accepts no passwords as such, but may ask a question for
+    one. It is a new one, because many servers hang up at a second request to log in. (Only a server
+    that first judges the password and then says so judges it twice.)
     """
     for as_answer in (False, True):
         transport, host_key = connect(turn)
