@@ -23,12 +23,12 @@ SUCCESS = (
 FAILURE = b"FAILURE: Webbridge configuration not complete\n"
 
 
-class DemoMMP:
-    """One server, until this process ends."""
+class DemoMMP(paramiko.ServerInterface):
+    """One server, until this process ends. paramiko asks it what to do on each connection."""
 
     def __init__(self, restart: bytes = SUCCESS) -> None:
         self.answers = {b"webbridge": SETTINGS, b"webbridge restart": restart}
-        self.log = b""  # what SFTP serves as "log"
+        self.log = b""  # what SFTP serves
         self.key = paramiko.ECDSAKey.generate()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
@@ -40,17 +40,7 @@ class DemoMMP:
             transport = paramiko.Transport(client)
             transport.add_server_key(self.key)
             transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
-            transport.start_server(threading.Event(), _Connection(self))
-
-
-class _Connection(paramiko.ServerInterface):
-    """One connection, as paramiko asks about it."""
-
-    def __init__(self, mmp: DemoMMP) -> None:
-        self.mmp = mmp
-
-    def get_allowed_auths(self, username: str) -> str:
-        return "password"
+            transport.start_server(threading.Event(), self)
 
     def check_auth_password(self, username: str, password: str) -> int:
         return paramiko.AUTH_SUCCESSFUL if password == PASSWORD else paramiko.AUTH_FAILED
@@ -59,7 +49,7 @@ class _Connection(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        text = self.mmp.answers[command]
+        text = self.answers[command]
         threading.Thread(target=self._answer, args=(channel, text), daemon=True).start()
         return True
 
@@ -73,14 +63,12 @@ class _Connection(paramiko.ServerInterface):
 
 
 class _Files(paramiko.SFTPServerInterface):
-    """The MMP's files, of which there is one, called log."""
+    """The log, under any name."""
 
-    def __init__(self, server: _Connection) -> None:
-        self.text = server.mmp.log
+    def __init__(self, mmp: DemoMMP) -> None:
+        self.text = mmp.log
 
-    def open(self, path: str, flags: int, attr: object) -> paramiko.SFTPHandle | int:
-        if path != "log":
-            return paramiko.SFTP_NO_SUCH_FILE
+    def open(self, path: str, flags: int, attr: object) -> paramiko.SFTPHandle:
         log, attributes = paramiko.SFTPHandle(), paramiko.SFTPAttributes()
         log.readfile = io.BytesIO(self.text)  # of which paramiko's own read() reads
         attributes.st_size = len(self.text)

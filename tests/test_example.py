@@ -102,10 +102,9 @@ def test_the_demo_tells_its_story_and_ends_well() -> None:
     )
     assert ran.stderr == b""
     said = ran.stdout.decode().replace("\r\n", "\n")
-    told = [text for name, text in vars(demo).items() if name.isupper() and "\n" in str(text)]
-    places = [said.index(text) for text in told]
+    places = [said.index(chapter) for chapter in demo.STORY.split("\n\n")]
     assert places == sorted(places)
-    assert max(len(line) for text in told for line in text.splitlines()) <= 80
+    assert max(map(len, demo.STORY.splitlines())) <= 80
     step = r"(?ms)^\$ python \S+ ([^\n]*)$.*?^([^\n]*?)(?: FULL:[^\n]*)?\n\(exit status (\d)\)$"
     assert re.findall(step, said) == STEPS
     logged = [STAMP.sub("", line) for line in said.splitlines() if STAMP.match(line)]
