@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,30 +102,26 @@ def compare(known_hosts: Path, ports: Sequence[int], rounds: int) -> None:
     print(f"{shown}  {bare / count:16.3f}  {peak:7.1f}", flush=True)
 
 
-def show(known_hosts: Path) -> None:
+async def show(known_hosts: Path) -> None:
     logging.disable()  # of connections that break off
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed < 2048:  # macOS allows 256 open files until it is asked for more
         resource.setrlimit(resource.RLIMIT_NOFILE, (2048, most))
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
-    near, far = list[int](), list[int]()
+    servers = [DemoMMP() for _ in range(COUNTS[-1])]
+    near = [int(server.address.rpartition(":")[2]) for server in servers]
+    far = [await be_far(port) for port in near[:FAR_COUNT]]
     with known_hosts.open("w") as file:
-        for server in [DemoMMP() for _ in range(COUNTS[-1])]:
+        for port, server in zip(near + far, servers + servers):
+            file.write(f"[127.0.0.1]:{port} {server.key.get_name()} {server.key.get_base64()}\n")
             # As sshd does; else its packets wait up to 40 ms for the client to acknowledge others
             server.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            near.append(int(server.address.rpartition(":")[2]))
-            far.append(asyncio.run_coroutine_threadsafe(be_far(near[-1]), loop).result())
-            for port in (near[-1], far[-1]):
-                name = f"[127.0.0.1]:{port}"
-                file.write(f"{name} {server.key.get_name()} {server.key.get_base64()}\n")
     os.environ["MMP_PASSWORD"] = PASSWORD
     print("Python", sys.version.split()[0], "paramiko", paramiko.__version__)
     print("servers  rounds  seconds  per server  of the bare loop  peak MB")
     for count in COUNTS:
         compare(known_hosts, near[:count], max(3, 240 // count))
     print("with 100 ms of round trip:")
-    compare(known_hosts, far[:FAR_COUNT], 5)
+    await asyncio.to_thread(compare, known_hosts, far, 5)
 
 
 if __name__ == "__main__":
@@ -134,4 +129,4 @@ if __name__ == "__main__":
         measure(*sys.argv[1:])
     else:
         with tempfile.TemporaryDirectory() as folder:
-            show(Path(folder, "known_hosts"))
+            asyncio.run(show(Path(folder, "known_hosts")))
