@@ -12,14 +12,12 @@ import contextlib
 import errno
 import io
 import os
-import re
 import runpy
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +26,10 @@ import pytest
 
 import demo
 import webbridge_restart
-from conftest import DOUBT, STAMP, Ran, Run, failed, refused, restarted, unstamped
+from conftest import DOUBT, STAMP, Ran, failed, restarted, unstamped
 from mmp import MMP, PASSWORD
 from remote import Remote
-from steps import answer, end_with_reset, refusing_address, says
+from steps import answer, end_with_reset, says
 
 SAID, COMPLAINT = "SUCCESS: Brücke neu gestartet · 再起動", "FAILURE: Brücke gestört · 障害"
 COMMAND = "webbridge restart"
@@ -223,8 +221,8 @@ def test_log_that_fills_up_within_a_reason(usual: Installed) -> None:
     log = usual_log(usual)
     logged = [*log[:2], log[2][:7]]
     stamps = 3 * len("2001-02-03 04:05:06.000000+00:00 ")
-    limits = 2 * (len("\n".join(logged)) + stamps,)
-    before = f"from resource import *; setrlimit(RLIMIT_FSIZE, {limits})"
+    limit = len("\n".join(logged)) + stamps
+    before = f"from resource import *; setrlimit(RLIMIT_FSIZE, ({limit}, {limit}))"
     ran = usual.run("-B", before=before)  # or the caches of modules are cut too
     reason = f"Cannot write to {usual.log_file}: {os.strerror(errno.EFBIG)}. Not logged:"
     told = [STAMP.sub("", line) for line in ran.err.splitlines()]
@@ -233,34 +231,26 @@ def test_log_that_fills_up_within_a_reason(usual: Installed) -> None:
     assert (ran.status, ran.log) == (1, logged)
 
 
-@POSIX
 def test_another_run_on_the_same_log(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Remote, log_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No line is lost, mixed with another, or parted from the label of its failure."""
-    monkeypatch.setattr(webbridge_restart, "CONNECT_TRIES", 1)
-    shared, is_over = tmp_path / "shared", threading.Event()
+    """No line is lost, or parted from the label of its failure."""
+    real_open = Path.open
 
-    def write_lines() -> int:
-        number = 0
-        with shared.open("ab", buffering=0) as file:
-            while not is_over.is_set():
-                file.write(b"2001-02-03 04:05:06.000000+00:00 Line %d\n" % number)
-                number += 1
-        return number
+    class Shared(io.FileIO):
+        def write(self, data: Any) -> int:
+            with real_open(log_file, "ab") as file:  # as the other run does at this moment
+                file.write(b"2001-02-03 04:05:06.000000+00:00 Another\n")
+            return super().write(data)
 
-    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
-        stack.callback(is_over.set)
-        closed = [stack.enter_context(refusing_address()) for _ in range(40)]
-        writing = pool.submit(write_lines)
-        run(closed, "--log-file", str(shared))
-    # A run that looks at the log's end while another's line is half there puts an empty line.
-    log = unstamped(re.sub(r"\n\n+", "\n", shared.read_text("utf-8")))
-    others = [f"Line {number}" for number in range(writing.result())]
-    assert [line for line in log if line.startswith("Line")] == others
-    labels = [place for place, line in enumerate(log) if line.startswith("Failed")]
-    assert [log[place : place + 2] for place in labels] == [failed(a, refused(a)) for a in closed]
-    assert len(log) == len(others) + 2 * len(closed)
+    def open_shared(path: Path, mode: str = "r", *others: Any, **named: Any) -> Any:
+        return real_open(path, mode, *others, **named) if mode == "rb" else Shared(path, mode)
+
+    good = remote.at("10.48.79.194")
+    bad = remote.at("10.48.79.195", answer=[b"FAILURE: b\n", 0, "end"])
+    monkeypatch.setattr(Path, "open", open_shared)
+    results = [restarted(good), "Another", *failed(bad, "The server answered: FAILURE: b")]
+    assert remote.run().log == ["Another", *results]
 
 
 # ---- paramiko's threads --------------------------------------------------------------------------
