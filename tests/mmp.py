@@ -1,12 +1,11 @@
 """A Cisco Meeting Server's MMP over real SSH on loopback, that behaves well or badly as told.
 
-    with MMP(restart=in_turn(SUCCESS, status(0), reset)) as mmp:
+    with MMP(restart=[SUCCESS, status(0), reset]) as mmp:
         ...  # connect to mmp.address; see mmp.commands, mmp.passwords and mmp.connections
 
 It is made of asyncssh, another make than the client, so it sees what two ends made of paramiko
 would agree on. It hangs up on a second request for the login service, and on all that comes before
-the login or out of its order. It runs in a thread, and is gone at the end of the block. The steps
-of which its answers are made are in steps.py.
+the login or out of its order. The steps of which its answers are made are in steps.py.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ import functools
 import logging
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,42 +49,33 @@ class MMP:
     """One server. Every setting may be changed until a client connects."""
 
     restart: Action = field(default_factory=answer)
-    webbridge: Action = field(default_factory=lambda: answer(SETTINGS))
     # To exec: "first", before the action; "last", after it, as Conch does; "never"; or "refused"
     reply: str = "first"
     password: str = PASSWORD
-    methods: str = "password"  # or "keyboard-interactive", both with a comma, or ""
-    methods_left: str | None = None  # once it has judged a password; None: the same
-    is_first_factor: bool = False  # the right password, and methods_left are the second
+    methods: Collection[str] = ("password",)  # or "keyboard-interactive"
     questions: Sequence[Sequence[str]] = (("Password: ",),)  # several rounds of several
-    echo: bool = False  # whether the answers to the questions may be shown while they are typed
     login: Action = ()  # before the reply to the right password
     session: Action = ()  # before the reply to the request for a session
-    wait: float = 0.0  # seconds before the banner, and again before the key exchange
-    has_sessions: bool = True  # left for a connection
     log: Any = b""  # what SFTP serves as "log", or the error that it raises; None: no SFTP
     log_size: int | None = -1  # what SFTP says that it has; -1: its real size, None: nothing
     log_read: Action = ()  # before each piece of it
-    host_keys: Sequence[asyncssh.SSHKey] = field(
-        default_factory=lambda: [asyncssh.generate_private_key("ssh-ed25519")]
-    )
-    signs_sha1: bool = False  # with its RSA key, and nothing newer; the servers of today do not
+    host_keys: Sequence[str] = ()  # names for key(); without one, a new key
+    lacks: Collection[bytes] = (b"ssh-rsa",)  # names of signatures, as the servers of today
     bad_signature: bool = False  # of its host key
     options: Mapping[str, Any] = field(default_factory=dict)  # more of them, for asyncssh
     raw: Raw | None = None  # instead of SSH
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # at which it is found; it listens on IPv4
 
     # What came, which tests look at
     connections: int = field(default=0, init=False)
     commands: list[str] = field(default_factory=list, init=False)
     passwords: list[str] = field(default_factory=list, init=False)  # None are read if not accepted
     messages: list[int] = field(default_factory=list, init=False)  # their numbers
-    offers: list[list[str]] = field(default_factory=list, init=False)  # wanted types of host keys
     read_at: dict[int, int] = field(default_factory=dict, init=False)  # over SFTP: offset, length
     address: str = field(init=False)
     port: int = field(init=False)
     # What it is made of
-    has_command: threading.Event = field(default_factory=threading.Event, init=False)
+    keys: list[asyncssh.SSHKey] = field(init=False)
     open: list[asyncssh.SSHServerConnection] = field(default_factory=list, init=False)
     sockets: list[socket.socket] = field(default_factory=list, init=False)
     listener: socket.socket = field(init=False)
@@ -98,6 +87,8 @@ class MMP:
         self.listener.setblocking(False)
         self.port = self.listener.getsockname()[1]
         self.address = f"{self.host}:{self.port}"
+        new = [] if self.host_keys else [asyncssh.generate_private_key("ssh-ed25519")]
+        self.keys = new + [key(name) for name in self.host_keys]
 
     @property
     def bytes_read(self) -> int:
@@ -105,20 +96,12 @@ class MMP:
         return sum(self.read_at.values())
 
     @property
-    def host_key(self) -> asyncssh.SSHKey:
-        return self.host_keys[0]
-
-    @property
     def known_hosts_line(self) -> str:
-        return f"[{self.host}]:{self.port} {public(self.host_key)}"
-
-    def wait_for_commands(self) -> None:
-        assert self.has_command.wait(PATIENCE)
+        return f"[{self.host}]:{self.port} {public(self.keys[0])}"
 
     def __enter__(self) -> MMP:
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda *_: None)  # of clients that hang up
-        self.loop.set_default_executor(ThreadPoolExecutor(32))  # so many steps can hold at once
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         asyncio.run_coroutine_threadsafe(self._serve(), self.loop)
@@ -159,11 +142,10 @@ class MMP:
             raw(client)
 
     async def _attend(self, client: socket.socket) -> None:
-        await asyncio.sleep(self.wait)
-        pairs = asyncssh.load_keypairs(list(self.host_keys))
+        pairs = asyncssh.load_keypairs(self.keys)
         for pair in pairs:
             kinds = pair.host_key_algorithms
-            pair.host_key_algorithms = [k for k in kinds if (k == b"ssh-rsa") == self.signs_sha1]
+            pair.host_key_algorithms = [kind for kind in kinds if kind not in self.lacks]
             if self.bad_signature:
                 pair.sign = lambda data, sign=pair.sign: sign(b"another text: " + data)
         with contextlib.suppress(asyncssh.Error, OSError):
@@ -177,68 +159,40 @@ class MMP:
             )
 
 
-def _listen_in(connection: Any, mmp: MMP) -> None:
-    """Record messages and wanted host keys, of which asyncssh tells in its debug log only."""
-    finish, choose = connection._finish_recv_packet, connection.choose_server_host_key
-    process = connection.process_packet
-
-    def finish_recv_packet(kind: int, *others: Any, **named: Any) -> None:
-        mmp.messages.append(kind)
-        finish(kind, *others, **named)
-
-    def process_packet(kind: int, *others: Any) -> Any:
-        try:
-            return process(kind, *others)
-        except asyncssh.Error:  # it hangs up, and so does not come to the end above
-            mmp.messages.append(kind)
-            raise
-
-    def choose_server_host_key(kinds: Sequence[bytes]) -> bool:
-        mmp.offers.append([kind.decode() for kind in kinds])
-        return bool(choose(kinds))
-
-    connection._finish_recv_packet = finish_recv_packet
-    connection.process_packet = process_packet
-    connection.choose_server_host_key = choose_server_host_key
-
-
 class _Connection(asyncssh.SSHServer):
     """One connection, as asyncssh asks about it."""
 
     def __init__(self, mmp: MMP, client: socket.socket) -> None:
         self.mmp, self.socket = mmp, client
-        self.methods = mmp.methods.split(",")
         self.rounds = list(mmp.questions)
         self.right = True
 
-    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+    def connection_made(self, conn: Any) -> None:
         self.connection = conn
         self.mmp.open.append(conn)
-        _listen_in(conn, self.mmp)
-        if self.mmp.wait:  # asyncssh answers the key exchange as soon as it reads
-            conn._transport.pause_reading()
-            self.mmp.loop.call_later(self.mmp.wait, conn._transport.resume_reading)
+        finish = conn._finish_recv_packet  # at every packet; asyncssh has no public call for it
+
+        def note_and_finish(kind: int, *others: Any, **named: Any) -> None:
+            self.mmp.messages.append(kind)
+            finish(kind, *others, **named)
+
+        conn._finish_recv_packet = note_and_finish
 
     def password_auth_supported(self) -> bool:
-        return "password" in self.methods
+        return "password" in self.mmp.methods
 
     def kbdint_auth_supported(self) -> bool:
-        return "keyboard-interactive" in self.methods
+        return "keyboard-interactive" in self.mmp.methods
 
     async def validate_password(self, username: str, password: str) -> bool:
         self.mmp.passwords.append(password)
         right = password == self.mmp.password
         if right:
             await take(self.mmp.login, self)
-        if self.mmp.methods_left is not None:
-            self.methods = self.mmp.methods_left.split(",")
-        if right and self.mmp.is_first_factor:
-            self.connection.send_userauth_failure(True)  # with what is still wanted
-            raise asyncio.CancelledError  # or asyncssh would reply as well
         return right
 
     def get_kbdint_challenge(self, *_: str) -> Any:
-        return "", "", "", [(question, self.mmp.echo) for question in self.rounds.pop(0)]
+        return "", "", "", [(question, False) for question in self.rounds.pop(0)]
 
     def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> Any:
         self.mmp.passwords.extend(responses)
@@ -246,10 +200,7 @@ class _Connection(asyncssh.SSHServer):
         return self.get_kbdint_challenge() if self.rounds else self.right
 
     async def session_requested(self) -> Any:  # type: ignore[override]
-        with contextlib.suppress(OSError, asyncssh.Error):
-            await take(self.mmp.session, self)
-        if not self.mmp.has_sessions:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "Too many sessions")
+        await take(self.mmp.session, self)
         return _Session(self)
 
 
@@ -268,7 +219,6 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
     def exec_requested(self, command: str) -> Any:
         """Return None, so that asyncssh leaves the reply to _act()."""
         self.mmp.commands.append(command)
-        self.mmp.has_command.set()
         self.channel.set_write_buffer_limits(0)
         self.channel.resume_reading()
         self.connection.create_task(self._act(command))
@@ -280,12 +230,11 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         """
         channel: Any = self.channel
         number = channel._send_chan
-        unknown = answer(f"Unknown command: {command}\n".encode(), 1)
-        known = {"webbridge restart": self.mmp.restart, "webbridge": self.mmp.webbridge}
+        action = self.mmp.restart if command == "webbridge restart" else answer(SETTINGS)
         if self.mmp.reply in ("first", "refused"):
             channel._report_response(self.mmp.reply == "first")
         with contextlib.suppress(OSError, asyncssh.Error):
-            await take(known.get(command, unknown), self)
+            await take(action, self)
         if self.mmp.reply == "last":
             self.connection.send_packet(CHANNEL_SUCCESS, UInt32(number))
 

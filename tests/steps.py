@@ -1,9 +1,4 @@
-"""What a simulated MMP (mmp.py) does: the steps of an answer or a login, and servers without SSH.
-
-MMP(restart=answer(b"FAILURE: b\\n", 1))
-MMP(restart=in_turn(SUCCESS, status(0), reset))
-MMP(raw=says(b"SSH-1.5-old\\r\\n"))
-"""
+"""What a simulated MMP (mmp.py) does: steps of an answer or a login; and servers without SSH."""
 
 from __future__ import annotations
 
@@ -13,7 +8,6 @@ import inspect
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Union
 
@@ -39,7 +33,6 @@ Action = Sequence[Step]
 
 
 def in_turn(*steps: Step) -> Action:
-    """These steps, and then nothing: the channel stays open."""
     return steps
 
 
@@ -64,10 +57,6 @@ async def take(steps: Action, here: Any) -> None:
 def status(code: int) -> Step:
     """The exit status alone; asyncssh's own exit() closes the channel as well."""
     return lambda here: here.channel._send_request(b"exit-status", UInt32(code))
-
-
-def exit_signal(here: Any) -> None:
-    here.channel.exit_with_signal("KILL")  # and the close
 
 
 def close(here: Any) -> None:
@@ -105,11 +94,6 @@ async def wait_until_received(here: Any) -> None:
     await here.connection._make_global_request(b"are-you-there@example.test")
 
 
-def hold(function: Callable[[], object]) -> Step:
-    """Wait for a call that may block, as that of an event of the test: hold(event.wait)."""
-    return lambda here: asyncio.get_running_loop().run_in_executor(None, function)
-
-
 def hang_up(here: Any) -> None:
     here.socket.shutdown(socket.SHUT_WR)  # with a FIN, after all that was sent
 
@@ -125,16 +109,11 @@ def reset(here: Any) -> None:
     here.connection.abort()
 
 
-def nonsense(here: Any) -> None:
-    """Begin a key exchange that offers no algorithm."""
-    here.connection.send_packet(20, bytes(16), *[NameList([])] * 10, Boolean(False), UInt32(0))
-
-
-def refuse_and_name(*methods: bytes) -> Step:
-    """Refuse the login, and say that these methods are accepted."""
+def refuse(*methods: bytes, in_part: bool = False) -> Step:
+    """Refuse the login, or the first factor of it, and name what is accepted."""
 
     def step(here: Any) -> None:
-        here.connection.send_packet(51, NameList(methods), Boolean(False))
+        here.connection.send_packet(51, NameList(methods), Boolean(in_part))
         raise asyncio.CancelledError  # or asyncssh would reply as well
 
     return step
@@ -142,6 +121,10 @@ def refuse_and_name(*methods: bytes) -> Step:
 
 def ask_for_new_password(here: Any) -> None:
     raise asyncssh.PasswordChangeRequired("Your password has expired. New password: ")
+
+
+def refuse_session(here: Any) -> None:
+    raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "Too many sessions")
 
 
 # ---- Servers that speak no SSH, or not much ------------------------------------------------------
@@ -178,37 +161,9 @@ def resets(connection: socket.socket) -> None:
     connection.close()
 
 
-def says_goodbye(connection: socket.socket) -> None:
-    """SSH_MSG_DISCONNECT before anything is encrypted, and a FIN."""
-    payload = struct.pack(">BI", 1, 11) + b"\0\0\0\7Goodbye\0\0\0\2en"
-    padding = 16 - (len(payload) + 5) % 8
-    head = struct.pack(">IB", 1 + len(payload) + padding, padding)
-    connection.sendall(head + payload + bytes(padding))
-    ends(connection)
-
-
-def dribbles(connection: socket.socket) -> None:
-    """A banner that never ends."""
-    while True:  # until the connection is closed, which raises OSError
-        connection.sendall(b".")
-        threading.Event().wait(0.05)
-
-
 @contextlib.contextmanager
 def refusing_address() -> Iterator[str]:
     """Hold a port at which nobody listens, so that nobody else can either."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def full_backlog() -> Iterator[str]:
-    """Yield the address of a listener that answers no further SYN, at least on Linux."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield "127.0.0.1:{1}".format(*listener.getsockname())
