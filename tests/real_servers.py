@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +48,6 @@ exec cat >/dev/null  # until the pipe from the tests closes
 SHELL = f"""#!/bin/sh
 case $2 in *sftp-server) exec "$2" ;; esac
 echo "$2" >>{HOME}/commands
-wait_for_go() {{ until [ -e {HOME}/go ]; do sleep 0.02; done; }}
 drop_connection() {{ exec /mnt/kill -9 "$PPID"; }}
 . {HOME}/snippet
 """
@@ -85,11 +83,15 @@ class RealServer:
     host_keys: dict[str, str]  # the public keys by their types, as a known-hosts file has them
     messages: Path
 
-    def known_hosts_line(self, key_type: str) -> str:
-        return f"[127.0.0.1]:{self.address.rpartition(':')[2]} {self.host_keys[key_type]}\n"
+    @property
+    def known_hosts_line(self) -> str:
+        return self.line_of("ssh-ed25519")
+
+    def line_of(self, key_type: str) -> str:
+        return f"[127.0.0.1]:{self.address.rpartition(':')[2]} {self.host_keys[key_type]}"
 
     def logins(self) -> list[str]:
-        """Return what the server said about each password that it got since it started."""
+        """Return what the server said about each password that it got."""
         return LOGIN.findall(self.messages.read_text())
 
 
@@ -111,67 +113,72 @@ class RealServers:
             stdout=subprocess.PIPE,
             env={**os.environ, "PATH": PATH, "PASSWORD": self.password},
         )
-        self.servers: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> RealServers:
         assert self.first.stdout and self.first.stdout.readline() == b"ready\n"
+        questions = ["PasswordAuthentication=no", "KbdInteractiveAuthentication=yes"]
+        self.servers = {
+            "sshd": self.sshd("sshd", ["UsePAM=no", "Subsystem=sftp internal-sftp"]),
+            "sshd that asks": self.sshd("sshd that asks", ["UsePAM=yes", *questions]),
+            "dropbear": self.dropbear(),
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
         self.first.communicate()  # closes the pipe, and so ends all that runs in the namespaces
-        for server in self.servers:
-            server.wait()
+        for process in self.processes:
+            process.wait()
 
-    def sshd(self, name: str, key_types: dict[str, int], settings: list[str]) -> RealServer:
-        """Start OpenSSH's server with new host keys of these types and bits."""
-        lines = ["ListenAddress 127.0.0.1", "PidFile none", "UseDNS no", *settings]
-        keys = []
-        for key_type, bits in key_types.items():
-            file = self.folder / f"{name}_{key_type}"
-            options = ["-q", "-N", "", "-t", key_type, "-b", str(bits), "-f", str(file)]
-            subprocess.run([find_tool("ssh-keygen"), *options], check=True)
-            lines.append(f"HostKey {file}")
-            keys.append(file.with_name(f"{file.name}.pub").read_text())
-        (self.folder / f"{name}_config").write_text("\n".join([*lines, ""]))
-        command = [find_tool("sshd"), "-D", "-e", "-f", f"{self.folder}/{name}_config", "-p"]
-        return self.start(name, "OpenSSH", keys, lambda port: [*command, str(port)])
+    def sshd(self, name: str, settings: list[str]) -> RealServer:
+        command, host_keys = [find_tool("sshd"), "-D", "-e", "-f", "/dev/null"], []
+        for setting in ("PidFile=none", "UseDNS=no", *settings):
+            command += ["-o", setting]
+        for key_type in ("ecdsa", "ed25519"):
+            file = str(self.folder / f"{name}_{key_type}")
+            make_key = [find_tool("ssh-keygen"), "-q", "-N", "", "-t", key_type, "-f", file]
+            subprocess.run(make_key, check=True)
+            command += ["-h", file]
+            host_keys.append(Path(f"{file}.pub").read_text())
+        return self.start(name, [*command, "-o"], "ListenAddress=127.0.0.1:", host_keys)
 
-    def dropbear(self, name: str) -> RealServer:
-        """Start dropbear with a new host key."""
-        file = str(self.folder / f"{name}_ed25519")
+    def dropbear(self) -> RealServer:
+        file = str(self.folder / "dropbear_ed25519")
         make_key = [find_tool("dropbearkey"), "-t", "ed25519", "-f", file]
         said = subprocess.run(make_key, check=True, capture_output=True, text=True).stdout
-        keys = [line for line in said.splitlines() if line.startswith("ssh-")]
-        command = [find_tool("dropbear"), "-F", "-E", "-r", file, "-P", f"/run/{name}.pid", "-p"]
-        return self.start(name, "dropbear", keys, lambda port: [*command, f"127.0.0.1:{port}"])
+        host_keys = [line for line in said.splitlines() if line.startswith("ssh-")]
+        command = [find_tool("dropbear"), "-F", "-E", "-r", file, "-P", "/run/dropbear.pid", "-p"]
+        return self.start("dropbear", command, "127.0.0.1:", host_keys)
 
-    def start(
-        self, name: str, make: str, keys: list[str], command: Callable[[int], list[str]]
-    ) -> RealServer:
+    def start(self, name: str, command: list[str], place: str, keys: list[str]) -> RealServer:
         """Start a server on a free port, and return it once it answers there."""
         namespaces = f"/proc/{self.first.pid}/ns"
         enter = [f"--mount={namespaces}/mnt", f"--pid={namespaces}/pid_for_children"]
+        host_keys = {key.split()[0]: key.strip() for key in keys}
         messages = self.folder / f"{name}_messages"
         for _ in range(5):  # somebody else may take the port in between
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 port = listener.getsockname()[1]
-            command_here = [find_tool("nsenter"), *enter, *command(port)]
+            command_here = [find_tool("nsenter"), *enter, *command, f"{place}{port}"]
             with messages.open("ab") as file:
-                server = subprocess.Popen(command_here, stdin=subprocess.DEVNULL, stderr=file)
-            self.servers.append(server)
-            if answers(server, port, make.encode()):
-                host_keys = {key.split()[0]: key.strip() for key in keys}
-                return RealServer(f"127.0.0.1:{port}", host_keys, messages)
+                process = subprocess.Popen(command_here, stdin=subprocess.DEVNULL, stderr=file)
+            self.processes.append(process)
+            give_up = time.monotonic() + SECONDS_TO_START
+            while process.poll() is None and time.monotonic() < give_up:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    return RealServer(f"127.0.0.1:{port}", host_keys, messages)
+                except OSError:
+                    time.sleep(0.02)  # it does not listen yet
         raise AssertionError(messages.read_text())
 
+    def prepare(self, shell: str) -> None:
+        """Forget what came, and let the next commands be these lines of shell."""
+        for server in self.servers.values():
+            os.truncate(server.messages, 0)
+        (self.home / "snippet").write_text(shell)
+        (self.home / "commands").write_text("")
+        (self.home / "commands").chmod(0o666)
 
-def answers(server: subprocess.Popen[bytes], port: int, make: bytes) -> bool:
-    """Return whether a server of this make answers on the port; waits until it does or ends."""
-    give_up = time.monotonic() + SECONDS_TO_START
-    while server.poll() is None and time.monotonic() < give_up:
-        try:
-            with socket.create_connection(("127.0.0.1", port), SECONDS_TO_START) as connection:
-                return make in connection.makefile("rb").readline()
-        except OSError:
-            time.sleep(0.02)  # it does not listen yet
-    return False
+    def commands(self) -> list[str]:
+        return (self.home / "commands").read_text().splitlines()
