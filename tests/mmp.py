@@ -23,9 +23,9 @@ from typing import Any
 import asyncssh
 from asyncssh.packet import UInt32
 
+from conftest import PASSWORD
 from steps import SETTINGS, Action, Raw, answer, take
 
-PASSWORD = "correct horse"
 PATIENCE = 20.0  # seconds that a test waits for what must come
 CHANNEL_SUCCESS = 99  # the number of SSH's message
 

@@ -14,11 +14,9 @@ from typing import Any, Union
 import asyncssh
 from asyncssh.packet import Boolean, NameList, UInt32
 
-SUCCESS = (  # Cisco's three lines
-    b"SUCCESS: Key and certificate pair match\n"
-    b"SUCCESS: certificate verified against CA bundle\n"
-    b"SUCCESS: Webbridge enabled\n"
-)
+from conftest import CISCO
+
+SUCCESS = CISCO.encode()
 SETTINGS = b"Enabled                 : true\nInterface whitelist     : a:443\n"
 LINES = b"One of very many lines that a server can send.\n" * 1330  # 62,510 bytes
 FOREVER = 1e6  # seconds
