@@ -20,7 +20,8 @@ WHY_NOT = why_not()
 pytestmark = mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 BOTH = mark.parametrize("name", ["sshd", "dropbear"])
-REPLY = "".join(f"echo '{line}'\n" for line in CISCO.splitlines())
+LINES = [f"echo '{line}'\n" for line in CISCO.splitlines()]
+REPLY = "".join(LINES)
 COMMAND = ["webbridge restart"]
 YES, NO, MAYBE = "restarted", "failed", "may or may not have happened"
 
@@ -98,19 +99,25 @@ def test_changed_host_key_gets_neither_password_nor_command(
 # ---- How an answer ends --------------------------------------------------------------------------
 
 OUR_END = f"{REPLY} cat >/dev/null"  # which waits for our end of file
-ENDS = {
-    "status 0": (f"{REPLY} exit 0", YES),
-    "status 1": (f"{REPLY} exit 1", NO),
-    "FAILURE": (f"{REPLY} echo FAILURE: no", NO),
-    "drop": (f"{REPLY} sleep 0.2; drop_connection", MAYBE),
-    "nothing, status 0": ("exit 0", YES),
-    "nothing, status 1": ("exit 1", NO),
-    "nothing, killed": ("kill -9 $$", MAYBE),
-    "nothing, drop": ("drop_connection", MAYBE),
-    "our end": (OUR_END, YES),
-    "our end, FAILURE": (f"{OUR_END}; sleep 0.2; echo FAILURE: no", NO),
-    "our end, drop": (f"{OUR_END}; drop_connection", MAYBE),
+AT_ANY_LINE = {
+    "status 0": ("exit 0", YES),
+    "status 1": ("exit 1", NO),
+    "FAILURE": ("echo FAILURE: no", NO),
+    "drop": ("sleep 0.2; drop_connection", MAYBE),
 }
+ENDS = {
+    f"{count} lines, {name}": ("".join([*LINES[:count], end]), told)
+    for count in range(len(LINES) + 1)
+    for name, (end, told) in AT_ANY_LINE.items()
+}
+ENDS.update(
+    {
+        "killed": ("kill -9 $$", MAYBE),
+        "our end": (OUR_END, YES),
+        "our end, FAILURE": (f"{OUR_END}; sleep 0.2; echo FAILURE: no", NO),
+        "our end, drop": (f"{OUR_END}; drop_connection", MAYBE),
+    }
+)
 
 
 @BOTH
