@@ -87,22 +87,18 @@ def shown(reading: Reading) -> dict[str, str]:
         ("Jan  1 00:01:00.594", "2025-12-31T23:59:00", "2026-01-01T00:01:00"),
         ("Jul  2 00:00:00", "2026-01-01T00:00:00", "2026-07-02T00:00:00"),
         ("Jul 04 00:00:00", "2026-01-01T00:00:00", "2025-07-04T00:00:00"),
-        ("Jun  2 21:16:00", "2026-06-02T00:00:00", "2026-06-02T21:16:00"),
         ("Feb 29 12:00:00", "2025-03-01T00:00:00", "2024-02-29T12:00:00"),
         ("Feb 29 12:00:00", "2100-03-02T00:00:00", "2104-02-29T12:00:00"),
         # with a year: that year
         ("2024-03-05 16:50:25,736", "2026-01-01T00:00:00", "2024-03-05T16:50:25"),
         # time zones
         ("2024-03-05T16:50:25.736Z", "2026-01-01T00:00:00", "2024-03-05T16:50:25"),
-        ("2024-03-05T16:50:25+01:00", "2026-01-01T00:00:00", "2024-03-05T15:50:25"),
         ("2024-03-05T16:50:25.736-0800", "2026-01-01T00:00:00", "2024-03-06T00:50:25"),
         ("Dec 31 23:30:00-08:00", "2026-01-01T07:31:00", "2026-01-01T07:30:00"),
         # dates and times that do not exist, and what is none
         ("Jun 31 21:15:00", "2026-06-30T00:00:00", None),
-        ("2023-02-29T21:15:00", "2023-03-01T00:00:00", None),
         ("0000-01-10T21:15:00", "2026-01-01T00:00:00", None),
         ("2026-06-20T21:15:00+24:00", "2026-06-20T00:00:00", None),
-        ("20.06.2026 21:15:00", "2026-06-20T00:00:00", None),
         (" Jun 20 21:15:00", "2026-06-20T00:00:00", None),
     ],
 )
@@ -125,21 +121,15 @@ def test_spans_of_time_in_words() -> None:
     assert {span: format_span(span) for span in SPANS} == SPANS
 
 
-@mark.parametrize(
-    ("counted", "last", "age"),
-    [
-        ("Dec 31 23:58:00", "Jan  1 00:01:00", 3 * MINUTE),
+def test_age_of_a_counter_is_against_the_last_line() -> None:
+    """Not against this computer's clock."""
+    for counted, last, age in (
         ("Jan  1 00:01:00", "Dec 31 23:58:00", -3 * MINUTE),
         ("Feb 28 23:59:00", "2024-03-01T00:01:00", DAY + 2 * MINUTE),
         ("Jun 20 21:16:00", "2026-06-20T20:17:00-01:00", MINUTE),
-    ],
-)
-def test_age_of_a_counter_is_against_the_last_line(
-    counted: str, last: str, age: datetime.timedelta
-) -> None:
-    """Not against this computer's clock."""
-    found = parse(call(1, 2, counted) + end(last), utc("2026-08-01T00:00:00"))
-    assert found.counters[CALL].age == age
+    ):
+        found = parse(call(1, 2, counted) + end(last), utc("2026-08-01T00:00:00"))
+        assert found.counters[CALL].age == age
 
 
 # ---- Lines with a counter ------------------------------------------------------------------------
@@ -178,15 +168,12 @@ TYPED_LINES = (  # of which none restarts the Web Bridge
     typed(f"User x from y typed: {TYPED}"),
 )
 UNREADABLE = (
-    'host:server: INFO : STATS: {"callLegsPS": 1}',
-    'host:server: INFO : STATS: {"CMA": "-1/17"}',
     'host:server: INFO : STATS: {"CMA": "1/2/3"}',
     'host:server: INFO : STATS: {"CMA": 14}',
     'host:server: INFO : STATS: {"callLegs": "8/9"}',
     'host:server: DEBUG : STATS: {"CMA": "8/9"}',
     'webbridge: INFO : STATS: {"CMA": "8/9"}',  # of the other process
     "host:server: INFO : [DEBUGGING] Stats 8, c:1, d:1",
-    "webbridge: INFO : [DEBUGGING] Stats -1, c:1, d:1",
     "webbridge: INFO : [DEBUGGING] Stats 5000000000, c:1, d:1",
     "webbridge: INFO : [DEBUGGING] Stats 8",
     "webbridge: INFO : Stats 8, c:1, d:1",
@@ -205,7 +192,6 @@ BEFORE_IT = (  # what a client or another process sent
     "cli: User admin from 10.0.0.5:50122 issued command <",
     "cli: ",
     "postgres [20882]:  [2-7] ",
-    "postgres[20882]: ",
     "x y z w ",
 )
 
@@ -256,18 +242,13 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES.map(str.encode) | st.binary(max_size=30), max_size=20).map(b"".join))
 @settings(deadline=None)
-def test_parser_never_raises(text: bytes) -> None:
+def test_any_text(text: bytes) -> None:
+    """The newest counters are found before and behind it."""
     reading = parse(text)
     assert set(shown(reading).values()) <= {"5", "1/2", RESTARTED}
     assert find_problem(reading, reading.counters, NOW) == "" or not reading.end
-
-
-@given(st.binary(max_size=200).map(lambda noise: noise.replace(b"\n", b"")))
-@settings(deadline=None)
-def test_newest_counters_are_found_in_any_noise(noise: bytes) -> None:
-    older, newer = web(1, ago(9)) + call(1, 1, ago(9)), web(7) + call(3, 4)
-    text = older.encode() + noise + b"\n" + newer.encode() + noise
-    assert shown(parse(text)) == {WEB: "7", CALL: "3/4"}
+    newest, behind = (web(7) + call(3, 4)).encode(), b"x" + text.replace(b"\n", b"")
+    assert shown(parse(text + b"\n" + newest + behind)) == {WEB: "7", CALL: "3/4"}
 
 
 def test_very_many_short_lines_need_little_memory() -> None:
@@ -283,34 +264,6 @@ def test_very_many_short_lines_need_little_memory() -> None:
 
 # ---- Fit to count, or why not --------------------------------------------------------------------
 
-AHEAD = "from now; check both clocks"
-
-
-@mark.parametrize(
-    ("stamp", "now", "distance"),
-    [
-        # 26 hours before this computer's clock, and after it
-        ("Jun 20 12:00:00", "2026-06-21T14:00:00", ""),
-        ("Jun 20 12:00:00", "2026-06-21T14:00:01", "26 hours ago"),
-        ("Jun 20 12:00:00", "2026-06-19T10:00:00", ""),
-        ("Jun 20 12:00:00", "2026-06-19T09:59:59", f"26 hours {AHEAD}"),
-        # a log of the same day a year ago
-        ("2025-06-20T12:00:00", "2026-06-20T12:00:00", "365 days ago"),
-        # the time that is told is the log's own
-        ("2026-06-20T12:00:00+14:00", "2026-06-21T00:00:01", "26 hours ago"),
-    ],
-)
-def test_log_is_current_or_not(stamp: str, now: str, distance: str) -> None:
-    reading = parse(web(9, stamp) + call(3, 4, stamp) + end(stamp), utc(now))
-    ends_on = stamp[:19].replace("Jun 20", "2026-06-20").replace("T", " ")
-    problem = f"The log ends on {ends_on}, {distance}." if distance else ""
-    assert find_problem(reading, BOTH, utc(now)) == problem
-
-
-def too_old(bridge: str, age: str) -> str:
-    return f"The newest {bridge} counter is too old: it was logged {age} the log's end."
-
-
 LINE = {
     WEB: '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
     CALL: 'host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}',
@@ -320,32 +273,43 @@ NO_TIME = "No line in the last 16 MiB of the log begins with a time."
 NO_WEB = f"{NO_COUNTER.format(WEB, LINE[WEB])} Check that this server runs a Web Bridge 2."
 NO_CALL = NO_COUNTER.format(CALL, LINE[CALL])
 HINT = (
-    "CMS 2.8 and newer log it. If other servers run the Call Bridges, list all of those in "
+    " CMS 2.8 and newer log it. If other servers run the Call Bridges, list all of those in "
     "CALLBRIDGES."
 )
+OLD, AHEAD = NOW - 26 * HOUR - SECOND, NOW + 26 * HOUR + SECOND
+OLD_THERE = OLD.astimezone(datetime.timezone(14 * HOUR))  # its own time is what is told
+ENDS = "The log ends on 2026-06-"
+
+
+def too_old(bridge: str, age: str) -> str:
+    return f"The newest {bridge} counter is too old: it was logged {age} the log's end."
 
 
 @mark.parametrize(
-    ("web_age", "call_age", "wanted", "problem"),
+    ("ended", "web_age", "call_age", "wanted", "problem"),
     [
-        (DAY, 15 * MINUTE, BOTH, ""),
-        (-DAY, -15 * MINUTE, BOTH, ""),
-        (DAY + SECOND, MINUTE, BOTH, too_old(WEB, "24 hours before")),
-        (MINUTE, 15 * MINUTE + SECOND, BOTH, too_old(CALL, "15 min before")),
-        (MINUTE, -HOUR, BOTH, too_old(CALL, "60 min after")),
-        (None, MINUTE, BOTH, NO_WEB),
-        (MINUTE, None, BOTH, f"{NO_CALL} {HINT}"),
-        (None, None, BOTH, NO_WEB),
+        (None, None, None, BOTH, NO_TIME),
+        (NOW - 26 * HOUR, DAY, 15 * MINUTE, BOTH, ""),
+        (NOW + 26 * HOUR, -DAY, -15 * MINUTE, BOTH, ""),
+        (OLD, MINUTE, MINUTE, BOTH, f"{ENDS}19 19:15:59, 26 hours ago."),
+        (OLD_THERE, MINUTE, MINUTE, BOTH, f"{ENDS}20 09:15:59, 26 hours ago."),
+        (AHEAD, MINUTE, MINUTE, BOTH, f"{ENDS}21 23:16:01, 26 hours from now; check both clocks."),
+        (NOW, DAY + SECOND, MINUTE, BOTH, too_old(WEB, "24 hours before")),
+        (NOW, MINUTE, 15 * MINUTE + SECOND, BOTH, too_old(CALL, "15 min before")),
+        (NOW, MINUTE, -HOUR, BOTH, too_old(CALL, "60 min after")),
+        (NOW, MINUTE, None, BOTH, NO_CALL + HINT),
+        (NOW, None, None, BOTH, NO_WEB),
         # what a server need not have, need not be fresh
-        (MINUTE, 3 * HOUR, {WEB}, ""),
-        (None, MINUTE, {CALL}, ""),
-        (25 * HOUR, 16 * MINUTE, {CALL}, too_old(CALL, "16 min before")),
+        (NOW, MINUTE, 3 * HOUR, {WEB}, ""),
+        (NOW, None, MINUTE, {CALL}, ""),
     ],
 )
-def test_counter_is_fresh_or_not(web_age: Any, call_age: Any, wanted: Any, problem: str) -> None:
+def test_fit_to_count_or_not(
+    ended: Any, web_age: Any, call_age: Any, wanted: Any, problem: str
+) -> None:
     ages = {WEB: web_age, CALL: call_age}
     counters = {bridge: Counter(1, "1", age) for bridge, age in ages.items() if age is not None}
-    assert find_problem(Reading(NOW, counters), wanted, NOW) == problem
+    assert find_problem(Reading(ended, counters), wanted, NOW) == problem
 
 
 def test_no_hint_at_callbridges_that_are_listed(monkeypatch: MonkeyPatch) -> None:
@@ -354,28 +318,24 @@ def test_no_hint_at_callbridges_that_are_listed(monkeypatch: MonkeyPatch) -> Non
     assert find_problem(parse(end()), {WEB}, NOW) == NO_WEB
 
 
-def test_log_without_times() -> None:
-    for text in ("", "no log\n"):
-        assert find_problem(parse(text), BOTH, NOW) == NO_TIME
-
-
 # ---- Sums, conditions, and what is told ----------------------------------------------------------
 
 
 YES = "3 active sessions; 20 leaked sessions."
-BUSY = "3 active sessions, more than --max-active 2; 20 leaked sessions."
 CLEAN = "3 active sessions; 20 leaked sessions, fewer than --if-leaked 21."
-NEITHER = BUSY.replace(".", ", fewer than --if-leaked 21.")
+BUSY = "3 active sessions, more than --max-active {}; 20 leaked sessions."
+NEITHER = (
+    "3 active sessions, more than --max-active 2; 20 leaked sessions, fewer than --if-leaked 21."
+)
 
 
 @mark.parametrize(
     ("figures", "if_leaked", "max_active", "is_yes", "words"),
     [
         (Figures(23, 3), 20, 3, True, YES),
-        (Figures(23, 3), 21, None, False, CLEAN),
         (Figures(23, 3), 21, 3, False, CLEAN),
-        (Figures(23, 3), None, 0, False, BUSY.replace("2;", "0;")),
-        (Figures(23, 3), 20, 2, False, BUSY),
+        (Figures(23, 3), None, 0, False, BUSY.format(0)),
+        (Figures(23, 3), 20, 2, False, BUSY.format(2)),
         (Figures(23, 3), 21, 2, False, NEITHER),
         (Figures(2, 1), None, 1, True, "1 active session; 1 leaked session."),
         (Figures(3, 5), 0, None, True, "5 active sessions; 0 leaked sessions."),  # never below 0
