@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import threading
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, create_autospec
 
 import asyncssh
 import paramiko
@@ -47,22 +47,17 @@ def assert_counted(run: Run, server: MMP) -> None:
     assert (server.commands, server.passwords) == ([], [PASSWORD])
 
 
-def assert_not_counted(run: Run, server: MMP, reason: str) -> None:
-    ran = run([server], "--sessions")
-    assert "Leaked:" not in ran.out
-    _, row, end = ran.err.splitlines()
-    assert row.partition("Not counted: ")[2].startswith(reason)
-    assert end == "Cannot count: 1 of 1 server, see above."
-    assert (ran.status, server.passwords, server.connections) == (1, [PASSWORD], 1)
-
-
 # ---- What counts ---------------------------------------------------------------------------------
 
 
-def test_one_mebibyte_is_read_where_it_has_the_counters(run: Run) -> None:
+def test_one_mebibyte_is_read_where_it_has_the_counters(run: Run, monkeypatch: MonkeyPatch) -> None:
+    """No more requests are sent at once than servers take. Some take 64."""
+    prefetch = create_autospec(paramiko.SFTPFile.prefetch, side_effect=paramiko.SFTPFile.prefetch)
+    monkeypatch.setattr(paramiko.SFTPFile, "prefetch", prefetch)
     with MMP(log=filler(3 * MIB) + WEB + CALL) as server:
         assert_counted(run, server)
     assert server.bytes_read == MIB
+    assert [each.kwargs for each in prefetch.call_args_list] == [{"max_concurrent_requests": 32}]
 
 
 FAR, LAST_LINES = filler(20 * STEP) + WEB, filler(STEP - len(FORGED_WEB) - len(CALL)) + CALL
@@ -126,30 +121,12 @@ def test_log_that_does_not_count(
     seconds = PATIENCE if reason == BROKE_OFF else 0.1
     monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", seconds)
     with MMP(**{"log": LOG, **settings}) as server:
-        assert_not_counted(run, server, reason)
-
-
-# ---- How paramiko asks ---------------------------------------------------------------------------
-
-
-def test_no_more_requests_are_sent_at_once_than_servers_take(
-    run: Run, monkeypatch: MonkeyPatch
-) -> None:
-    """Some take 64. asyncssh takes any number, so they are counted where they are sent."""
-    unanswered: list[int] = []
-    real = paramiko.SFTPClient._async_request
-
-    def async_request(sftp: paramiko.SFTPClient, asker: Any, *others: Any) -> Any:
-        if isinstance(asker, paramiko.SFTPFile):
-            unanswered.append(len(asker._prefetch_extents) + 1)
-        return real(sftp, asker, *others)
-
-    monkeypatch.setattr(paramiko.SFTPClient, "_async_request", async_request)
-    monkeypatch.setattr(webbridge_restart, "LOG_STEPS", (3 * MIB,))
-    with MMP(log=filler(4 * MIB) + WEB + CALL, log_read=[0.002]) as server:
-        assert_counted(run, server)
-    assert len(unanswered) == 3 * MIB // REQUEST
-    assert 1 < max(unanswered) <= 32
+        ran = run([server], "--sessions")
+    assert (ran.status, server.passwords, server.connections) == (1, [PASSWORD], 1)
+    _, row, end = ran.err.splitlines()
+    assert row.partition("Not counted: ")[2].startswith(reason)
+    assert end == "Cannot count: 1 of 1 server, see above."
+    assert "Leaked:" not in ran.out
 
 
 def test_what_a_thread_of_paramiko_raises_is_not_printed(
