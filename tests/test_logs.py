@@ -61,11 +61,13 @@ def test_one_mebibyte_is_read_where_it_has_the_counters(run: Run, monkeypatch: M
 
 
 FAR, LAST_LINES = filler(20 * STEP) + WEB, filler(STEP - len(FORGED_WEB) - len(CALL)) + CALL
+FORGING = LINE.rstrip() + b" " + FORGED_WEB
 COUNTED: dict[str, tuple[dict[str, Any], int]] = {  # settings, and how many steps are read
     "in the first step": ({"log": FAR + filler(0.9 * STEP) + CALL}, 1),
     "at the other end": ({"log": FAR + filler(15.9 * STEP) + CALL}, 16),
-    # What is left of a line, in the first step, looks like a counter of its own.
-    "half a line": ({"log": FAR + LINE.rstrip() + b" " + FORGED_WEB + LAST_LINES}, 16),
+    # what is left of a line, in the first step, looks like a counter of its own
+    "half a line": ({"log": FAR + FORGING + LAST_LINES}, 16),
+    "half a line, no size": ({"log": FAR + FORGING + LAST_LINES, "log_size": None}, 0),
     # as a virtual file, which does not tell its size, or a log that grows
     "size 0": ({"log_size": 0}, 0),
     "no size": ({"log_size": None}, 0),
