@@ -76,9 +76,7 @@ COUNTED: dict[str, tuple[dict[str, Any], int]] = {  # settings, and how many ste
 
 
 @mark.parametrize(("settings", "steps"), COUNTED.values(), ids=COUNTED)
-def test_log_with_both_counters(
-    run: Run, monkeypatch: MonkeyPatch, settings: dict[str, Any], steps: int
-) -> None:
+def test_useful_log(run: Run, monkeypatch: MonkeyPatch, settings: Any, steps: int) -> None:
     monkeypatch.setattr(webbridge_restart, "LOG_STEPS", (STEP, 16 * STEP))
     with MMP(**{"log": LOG, **settings}) as server:
         assert_counted(run, server)
@@ -115,9 +113,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @mark.parametrize(("settings", "reason"), FAULTS.values(), ids=FAULTS)
-def test_log_that_does_not_count(
-    run: Run, monkeypatch: MonkeyPatch, settings: dict[str, Any], reason: str
-) -> None:
+def test_useless_log(run: Run, monkeypatch: MonkeyPatch, settings: Any, reason: str) -> None:
     monkeypatch.setattr(webbridge_restart, "LOG_STEPS", (STEP, 16 * STEP))
     # A connection that lives need not be waited for; that one is gone can show late.
     seconds = PATIENCE if reason == BROKE_OFF else 0.1
@@ -131,10 +127,8 @@ def test_log_that_does_not_count(
     assert "Leaked:" not in ran.out
 
 
-def test_what_a_thread_of_paramiko_raises_is_not_printed(
-    run: Run, monkeypatch: MonkeyPatch
-) -> None:
-    """One that asks for parts of a log can come too late for the connection."""
+def test_no_traceback_of_a_thread(run: Run, monkeypatch: MonkeyPatch) -> None:
+    """A thread of paramiko that asks for parts of a log can come too late for the connection."""
     printed = Mock()
     monkeypatch.setattr(threading, "excepthook", printed)
     run([], "--sessions")

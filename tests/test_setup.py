@@ -346,9 +346,7 @@ def test_log_that_cannot_be_written(
     assert start()[2] == f"Cannot write to {log_file}: Permission denied. {RIGHTS}.\n"
 
 
-def test_log_before_and_after_a_run(
-    start: Start, script: Path, tmp_path: Path, log_file: Path
-) -> None:
+def test_new_and_old_log(start: Start, script: Path, tmp_path: Path, log_file: Path) -> None:
     """A new log of root's, who checks, could not be written by the scheduled job."""
     start("--check", MMP_PASSWORD="")
     assert list(tmp_path.iterdir()) == [script]
