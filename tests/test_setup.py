@@ -91,6 +91,7 @@ BLOCKS: list[tuple[str, object, str]] = [
     ("WEBBRIDGES", {}, f"WEBBRIDGES lists no servers. {EXAMPLE}"),
     ("CALLBRIDGES", ["10.0.0.1"], f"CALLBRIDGES lists no servers. {EXAMPLE}"),
     ("WEBBRIDGES", {7: "a", "1": "b"}, f"WEBBRIDGES entry '1', 'b', {NO_NUMBER}"),
+    ("WEBBRIDGES", {7: "a", 1.5: "b"}, f"WEBBRIDGES entry 1.5, 'b', {NO_NUMBER}"),
     ("WEBBRIDGES", {7: "a", 1: 10}, f"WEBBRIDGES entry 1, 10, {NO_ADDRESS}"),
     ("WEBBRIDGES", {1: "a\n\x1b[2J"}, rf"WEBBRIDGES entry 1, 'a\n\x1b[2J', {NO_ADDRESS}"),
     ("WEBBRIDGES", TWICE, f"WEBBRIDGES lists {TWICE_TOLD}"),
