@@ -33,6 +33,7 @@ from paramiko import PKey
 import webbridge_restart
 from conftest import CISCO, PASSWORD, Ran, Run
 
+BEGAN = 1000.0  # by the clock of the script
 PATIENCE = 30  # seconds of the real clock; then a test fails
 real_sleep, real_monotonic, real_wait = time.sleep, time.monotonic, concurrent.futures.wait
 LIMITS = {  # in full, where conftest.py shortens them
@@ -56,7 +57,7 @@ class Connection(socket.socket):
 class Transport(paramiko.Transport):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
-        self.place, self.remote_version = sock.place, sock.place.version
+        self.place = sock.place
 
     def start_client(self, event: Any = None, timeout: float = 0) -> None:
         keys = self.place.keys.pop(0) if len(self.place.keys) > 1 else self.place.keys[0]
@@ -171,7 +172,6 @@ class Place:
     def __init__(self, remote: Remote, address: str, **state: Any) -> None:
         self.remote, self.address, self.received = remote, address, ""
         self.keys = list(state.pop("keys", [[KEY]]))  # that it has, at each connection in turn
-        self.version: str = state.pop("version", "SSH-2.0-OpenSSH_9.2")
         self.asks: list[Any] = state.pop("asks", [[("Password: ", False)], []])
         self.answer: list[Any] = state.pop("answer", WHOLE)
         self.text: bytes = state.pop("text", b"")  # of the log
@@ -202,7 +202,7 @@ class Remote:
     """A network of such places."""
 
     def __init__(self, patch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> None:
-        self.known_hosts, self.run_on, self.now = known_hosts, run, 1000.0  # the clock
+        self.known_hosts, self.run_on, self.now = known_hosts, run, BEGAN
         self.places: dict[tuple[str, int], Place] = {}
         self.connections: list[Connection] = []
         self.before, self.waiting = set(threading.enumerate()), set[threading.Thread]()
