@@ -67,22 +67,20 @@ def unstamped(text: str) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _usual_signals() -> Iterator[None]:
-    """What a shell ignores for what it runs in the background is not ignored in a test."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    if hasattr(signal, "SIGHUP"):
-        usual[signal.SIGHUP] = signal.SIG_DFL
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def _usual_signals() -> None:
+    """Heed what a shell ignores for what it runs in the background, or an earlier test changed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the waits of which a test need not see the full length."""
-    monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.01)
-    monkeypatch.setattr(webbridge_restart, "SECONDS_OF_SILENCE", 0.3)
+def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits of which a test on a real clock need not see the full length."""
+    if "remote" not in request.fixturenames:
+        monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.01)
+        monkeypatch.setattr(webbridge_restart, "SECONDS_OF_SILENCE", 0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +165,5 @@ def error_of(action: Callable[[], object]) -> str:
     """Return the system's words for what this action raises; they differ between systems."""
     with pytest.raises(OSError) as raised:
         action()
-    assert raised.value.strerror
-    if isinstance(raised.value, PermissionError):  # which a folder is on Windows
-        return f"{raised.value.strerror}. {RIGHTS}"
-    return raised.value.strerror
+    is_right_missing = isinstance(raised.value, PermissionError)  # which a folder is on Windows
+    return f"{raised.value.strerror}{f'. {RIGHTS}' if is_right_missing else ''}"

@@ -36,11 +36,6 @@ from conftest import CISCO, PASSWORD, Ran, Run
 BEGAN = 1000.0  # by the clock of the script
 PATIENCE = 30  # seconds of the real clock; then a test fails
 real_sleep, real_monotonic, real_wait = time.sleep, time.monotonic, concurrent.futures.wait
-LIMITS = {  # in full, where conftest.py shortens them
-    "SECONDS_BETWEEN_TRIES": webbridge_restart.SECONDS_BETWEEN_TRIES,
-    "SECONDS_OF_SILENCE": webbridge_restart.SECONDS_OF_SILENCE,
-    "TICK": 0.01,  # which also passes on the real clock
-}
 
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 KEY, OTHER_KEY = (PKey.from_type_string("ssh-ed25519", BLOB + 32 * byte) for byte in (b"1", b"2"))
@@ -62,14 +57,13 @@ class Transport(paramiko.Transport):
     def start_client(self, event: Any = None, timeout: float = 0) -> None:
         keys = self.place.keys.pop(0) if len(self.place.keys) > 1 else self.place.keys[0]
         step = self.place.take("handshake")
-        names = self._preferred_keys  # the first of these that the server has is used
-        common = sorted(keys, key=lambda key: names.index(key.get_name()))
+        self.active, self.drops = True, step == "drops"
         if step == "stalls":  # paramiko returns in silence
-            self.active, self.place.remote.now = True, self.place.remote.now + timeout
+            self.place.remote.sleep(timeout)
         else:
-            self.host_key, self.host_key_type = common[0], common[0].get_name()
-            self.initial_kex_done = self.active = True
-            self.drops = step == "drops"
+            names = self._preferred_keys  # the first of these that the server has is used
+            self.host_key = min(keys, key=lambda key: names.index(key.get_name()))
+            self.host_key_type, self.initial_kex_done = self.host_key.get_name(), True
 
     def get_remote_server_key(self) -> PKey:
         key = super().get_remote_server_key()
@@ -131,17 +125,16 @@ class Channel(paramiko.Channel):
         """Meet the next thing that comes, or else a second of silence."""
         assert self.timeout and self.combine_stderr and nbytes < self.window_size  # never blocks
         self.place.remote.settle()
-        event = self.coming.pop(0) if self.coming else 1.0
+        is_waiting = self.coming[:1] == ["our end"] and not self.eof_sent
+        event = self.coming.pop(0) if self.coming and not is_waiting else 1.0
         if isinstance(event, bytes):
             return event
         if isinstance(event, Exception):
             raise event
-        if event == "our end" and not self.eof_sent:
-            self.coming, event = [event, *self.coming], 1.0
         if callable(event):
             event()
         elif isinstance(event, float):
-            self.place.remote.now += event
+            self.place.remote.sleep(event)
         elif isinstance(event, int):
             self.exit_status = event
             self.status_event.set()
@@ -189,10 +182,10 @@ class Place:
             raise now
         if isinstance(now, float):
             return self.remote.sleep(now)
-        if now == "hangs":
-            self.remote.sleep(3600)
-        elif isinstance(now, str) and now.startswith("SIG"):
+        if isinstance(now, str) and now.startswith("SIG"):
             signal.raise_signal(getattr(signal, now))
+        elif now == "hangs":
+            self.remote.sleep(3600)
         if isinstance(now, str) and now not in ("stalls", "drops"):
             self.remote.wait()
         return now() if callable(now) else now
@@ -212,8 +205,7 @@ class Remote:
         patch.setattr(time, "monotonic", lambda: self.now)
         patch.setattr(time, "sleep", self.sleep)
         patch.setattr(concurrent.futures, "wait", self.wait_for)
-        for name, seconds in LIMITS.items():
-            patch.setattr(webbridge_restart, name, seconds)
+        patch.setattr(webbridge_restart, "TICK", 0.01)  # which also passes on the real clock
 
     def at(self, address: str, known: Sequence[PKey] = (KEY,), **state: Any) -> Place:
         host, port = webbridge_restart.parse_address(address)
@@ -260,15 +252,11 @@ class Remote:
         self.waiting.clear()
         self.settle()
 
-    def end(self) -> None:
-        """Nothing is left at work or open."""
-        self.go_on()
-        assert all(connection.fileno() == -1 for connection in self.connections)
-
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> Iterator[Remote]:
     """A mocked network; afterwards, nothing is left at work or open."""
     remote = Remote(monkeypatch, known_hosts, run)
     yield remote
-    remote.end()
+    remote.go_on()
+    assert all(connection.fileno() == -1 for connection in remote.connections)
