@@ -13,21 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
+import steps
 import webbridge_restart
 from conftest import DOUBT, Clock, Run, restarted
 from mmp import MMP, PASSWORD
-from steps import (
-    SUCCESS,
-    Step,
-    close,
-    end_of_file,
-    goodbye,
-    hang_up,
-    reset,
-    status,
-    wait_for_end_of_file,
-    wait_until_received,
-)
+from steps import SUCCESS, Step, close, end_of_file, goodbye, hang_up, reset, status
 
 CLOCK = Clock()
 FIRST, SECOND, _ = SUCCESS.splitlines(keepends=True)
@@ -37,11 +27,11 @@ CUTS = [b"", b"SUCC", b"SUCCESS: Key and c", FIRST, FIRST + SECOND, SUCCESS]
 # ---- What servers do after the text, and what must be logged -------------------------------------
 
 # Where something must come in time, the client has received what came before it.
-RECEIVED = wait_until_received
+RECEIVED = steps.wait_until_received
 SILENCE: list[Step] = [RECEIVED, CLOCK.time_is_up]
 LATE_FAILURE: list[Step] = [RECEIVED, CLOCK.nine_seconds_later, b"\nFAILURE: b\n", close]
 # Long enough to be taken for an end, if that were one
-OUR_END: list[Step] = [wait_for_end_of_file, CLOCK.nine_seconds_later, 0.05]
+OUR_END: list[Step] = [steps.wait_for_end_of_file, CLOCK.nine_seconds_later, 0.05]
 
 
 class End(NamedTuple):

@@ -104,13 +104,11 @@ def test_what_is_told() -> None:
 
 # ---- A check -------------------------------------------------------------------------------------
 
-READY = [
-    came(SETTINGS, 0),
-    came(SETTINGS, None),
-    came(b"Errors : 0\n  ENABLED\t:\tTRUE", 0),
-]
 NOT_ENABLED = "The server does not say that its Web Bridge is enabled, but: {}"
-NOT_READY = {
+CHECKS = {  # why a server is not ready, or "" if it is
+    came(SETTINGS, 0): "",
+    came(SETTINGS, None): "",
+    came(b"Errors : 0\n  ENABLED\t:\tTRUE", 0): "",
     came(SETTINGS, 0, CUT): f"{CUT} It had answered: {{}}.",
     came(SETTINGS, 1): f"{ANSWERED} {{}} (exit status 1)",
     came(b"FAILURE: a\n" + SETTINGS, 0): f"{ANSWERED} {{}}",
@@ -123,10 +121,9 @@ NOT_READY = {
 
 def test_check() -> None:
     """It is never in doubt, for it changes nothing."""
-    for answer in READY:
-        assert judge_check(answer) == (True, show(answer.text), False, "")
-    for answer, reason in NOT_READY.items():
-        assert judge_check(answer) == (False, reason.format(show(answer.text)), False, "")
+    for answer, reason in CHECKS.items():
+        said = (reason or "{}").format(show(answer.text))
+        assert judge_check(answer) == (not reason, said, False, "")
 
 
 # ---- A whole line of a reply ---------------------------------------------------------------------
