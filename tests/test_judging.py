@@ -63,7 +63,7 @@ IN_DOUBT = [
     came(b"", None),
     came(b"SUCCESS: Webbridge disabled\n", None),  # a restart that stopped half way
     came(b"SUCCESS: Webbridge not enab", None),
-    came(b"SUCCESS: Webbridge unrestarted, startedness\n", None),
+    came(b"SUCCESS: Webbridge unrestarted\nSUCCESS: Webbridge startedness\n", None),
     came(b"Webbridge enabled\nno SUCCESS: Webbridge enabled\n", None),
     came(b"not enabled\nCommand not permitted\nError: no\nsuccess: a\nSUCCES", 0),
 ]
