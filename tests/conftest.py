@@ -34,6 +34,7 @@ class Ran(NamedTuple):
     out: str
     err: str
     log: list[str]  # its lines without their stamps
+    seconds: float
 
 
 Run = Callable[..., Ran]
@@ -128,12 +129,14 @@ def run(
             lines = [server.known_hosts_line for server in servers if not isinstance(server, str)]
             known_hosts.write_text("".join(f"{line}\n" for line in lines))
         before = log_file.stat().st_size if log_file.is_file() else 0
+        began = time.monotonic()
         status = webbridge_restart.main(
             ["--known-hosts", str(known_hosts), "--log-file", str(log_file), *options]
         )
+        seconds = time.monotonic() - began
         log = log_file.read_bytes()[before:].decode() if log_file.is_file() else ""
         printed = capsys.readouterr()
-        return Ran(status, printed.out, printed.err, unstamped(log))
+        return Ran(status, printed.out, printed.err, unstamped(log), seconds)
 
     return run_once
 

@@ -33,7 +33,6 @@ from paramiko import PKey
 import webbridge_restart
 from conftest import CISCO, PASSWORD, Ran, Run
 
-BEGAN = 1000.0  # by the clock of the script
 PATIENCE = 30  # seconds of the real clock; then a test fails
 real_sleep, real_monotonic, real_wait = time.sleep, time.monotonic, concurrent.futures.wait
 
@@ -195,7 +194,7 @@ class Remote:
     """A network of such places."""
 
     def __init__(self, patch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> None:
-        self.known_hosts, self.run_on, self.now = known_hosts, run, BEGAN
+        self.known_hosts, self.run_on, self.now = known_hosts, run, 1000.0  # the clock
         self.places: dict[tuple[str, int], Place] = {}
         self.connections: list[Connection] = []
         self.before, self.waiting = set(threading.enumerate()), set[threading.Thread]()
