@@ -58,6 +58,9 @@ ACCEPT = "--accept-new-host-keys"
 # Where a reason ends with "...", test_faults.py and test_judging.py have the rest.
 UNABLE = f"[Errno None] Unable to connect to port 22 on {A}"
 NO_SSH = "No usable SSH answer..."
+NO_KEX = f"The server and paramiko {paramiko.__version__} have no algorithm in common: a."
+if not paramiko.__version__.startswith("4."):
+    NO_KEX += " If the server offers nothing newer than SHA-1, run:..."
 CHANGED = "The host key has CHANGED..."
 OTHER_TYPE = "The server has no host key of a known type..."
 ONCE = "Login refused. The password was sent once..."
@@ -95,7 +98,7 @@ ROWS = {
     "only at first": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED], handshake=[ENDED]),
     "just in time": row("", f"{LOOK}, {RESTARTED}", connect=[40.0], handshake=[ENDED]),
     "too late": row(NO_SSH, f"connect, {LOOK}", connect=[REFUSED, 38.5], handshake=[ENDED]),
-    "no kex": row("The server and paramiko...", LOOK, handshake=[IncompatiblePeer("a")]),
+    "no kex": row(NO_KEX, LOOK, handshake=[IncompatiblePeer("a")]),
     # A wrong host key gets nothing, and is not stored. An attack must not read as an old server.
     "new key": row("New host key, not trusted yet...", LOOK, known=[]),
     "changed key": row(CHANGED, LOOK, keys=[[OTHER_KEY]]),
