@@ -41,6 +41,7 @@ import functools
 import getpass
 import ipaddress
 import logging
+import math
 import os
 import re
 import signal
@@ -94,7 +95,8 @@ LATE_OUTPUT_SECONDS = 2.0  # output may come this long after the exit status
 LATE_STATUS_SECONDS = 10.0  # the exit status may come this long after the end of the output
 SECONDS_OF_SILENCE = 10.0  # after a whole line SUCCESS or FAILURE: then we end our side
 HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
-TICK = 0.05  # seconds between two looks at the clock
+NEVER = 1e6  # seconds
+TICK = 0.02  # seconds between two looks at the clock
 MIB = 1 << 20  # bytes
 MAX_ANSWER_BYTES = MIB  # a longer answer is none: no command prints so much
 MAX_SHOWN_CHARACTERS = 300  # of an answer, in the log and on the terminal
@@ -113,6 +115,8 @@ RESTART_COMMAND = "webbridge restart"
 STORE_KEY_OPTIONS = "--check --accept-new-host-keys"
 # RSA keys have one name in a known-hosts file, but sign under three.
 KNOWN_NAMES = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}
+# What paramiko raises where a connection breaks, or where what comes makes no sense.
+CONNECTION_ERRORS = (OSError, EOFError, ValueError, paramiko.SSHException)
 T = TypeVar("T")
 
 
@@ -480,7 +484,7 @@ def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -
             install = f'"{sys.executable}" -m pip install "paramiko<5"'
             words += f" If the server offers nothing newer than SHA-1, run: {install}"
         raise Trouble(words) from None
-    except (OSError, EOFError, paramiko.SSHException) as error:
+    except CONNECTION_ERRORS as error:
         reason = f"No usable SSH answer from {place}: {show(str(error)).rstrip('.')}."
         if transport.is_active():
             reason = f"Timed out after {seconds:g} s in the SSH handshake with {place}."
@@ -681,9 +685,9 @@ def connect_once(turn: Turn, seconds: float) -> tuple[paramiko.Transport, parami
     connection = clock.call("connecting", lambda: dial(server, seconds), socket.socket.close)
     transport = paramiko.Transport(connection)
     try:
-        # paramiko's own limits must not end anything before the clock does.
-        transport.banner_timeout = transport.handshake_timeout = clock.seconds + 1
-        transport.auth_timeout = transport.channel_timeout = clock.seconds + 1
+        # paramiko's own limits must not end anything: they follow a clock that can be set.
+        transport.banner_timeout = transport.handshake_timeout = NEVER
+        transport.auth_timeout = transport.channel_timeout = NEVER
         # The known types first, as ssh does: a key of another type would prove nothing.
         security = transport.get_security_options()
         security.key_types = sorted(
@@ -716,7 +720,8 @@ def hang_up(transport: paramiko.Transport) -> None:
 
 def is_alive(transport: paramiko.Transport) -> bool:
     """Return whether the connection lives; paramiko's thread ends a moment after it."""
-    transport.join(HANG_UP_SECONDS)
+    for _ in range(round(HANG_UP_SECONDS / TICK)):  # so that it also has a moment after a SIGSTOP
+        transport.join(TICK)
     return transport.is_active()
 
 
@@ -818,7 +823,7 @@ def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) ->
     by_hand = f"ssh -p {turn.server.port} {name}@{turn.server.host}"
     try:
         still_wanted = turn.clock.call("logging in", login)
-    except (paramiko.AuthenticationException, OSError, EOFError) as error:
+    except (paramiko.AuthenticationException, OSError, EOFError, ValueError) as error:
         named: list[str] = getattr(error, "allowed_types", [])  # of BadAuthenticationType
         methods = [method for method in named if method]  # paramiko takes an empty list for [""]
         if "keyboard-interactive" in methods:
@@ -863,7 +868,7 @@ def ask(turn: Turn, command: str) -> Answer:
         except paramiko.ChannelException as error:
             reason = f"The server refused to open a session (code {error.code})."
             raise Trouble(f"{reason} Too many sessions may be open.") from None
-        except (OSError, EOFError, paramiko.SSHException):
+        except CONNECTION_ERRORS:
             raise Trouble("The connection broke off while opening a session.") from None
         channel.set_combine_stderr(True)
         turn.clock.refuse_if_over("opening a session")
@@ -874,9 +879,10 @@ def ask(turn: Turn, command: str) -> Answer:
 
 def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answer:
     """Return all that comes until the answer's end, or until the clock is over."""
-    channel.settimeout(TICK)
+    channel.settimeout(0)  # paramiko's own waits follow a clock that can be set
     text = bytearray()
-    heard_at = half_ended_at = time.monotonic()
+    heard_at = time.monotonic()
+    half_ended_at = math.inf  # not yet
     we_ended = False
     cut: str | None = None  # as find_end returns it
     while cut is None:
@@ -890,11 +896,13 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
         if piece:
             text += piece.replace(b"\r", b"\n")
             heard_at = now
-        elif piece == b"":
-            channel.status_event.wait(TICK)
-        if piece != b"" and channel.exit_status == -1:
-            half_ended_at = now  # at the earliest
+        else:
+            time.sleep(TICK)
+        if piece == b"" or channel.exit_status != -1:
+            half_ended_at = min(half_ended_at, now)
         cut = find_end(channel, piece == b"", now - half_ended_at, we_ended)
+        if channel.recv_ready():
+            cut = None  # for more came meanwhile
         if cut is None and len(text) > MAX_ANSWER_BYTES:
             cut = "The answer is longer than any command's, so the rest was not heard."
         if cut is None and over:
@@ -927,9 +935,7 @@ def find_end(
         is_close = is_alive(channel.get_transport()) if we_ended else channel.eof_sent
         return "" if is_close else "The connection broke off before the end of the answer."
     is_late = since_half > (LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS)
-    if is_late and is_alive(channel.get_transport()) and not channel.recv_ready():
-        return ""  # is_alive() took a while, so this also holds where this process was suspended
-    return None
+    return "" if is_late and is_alive(channel.get_transport()) else None
 
 
 # ---- One server after another --------------------------------------------------------------------
@@ -1221,7 +1227,7 @@ def read_log(turn: Turn, wanted: Collection[str]) -> Reading:
                 if len(reading.counters) == len(wanted):
                     break
             return reading._replace(problem=find_problem(reading, wanted, now))
-        except (OSError, EOFError, paramiko.SSHException, paramiko.SFTPError) as error:
+        except (*CONNECTION_ERRORS, paramiko.SFTPError) as error:
             if not is_alive(transport):
                 raise Trouble(f"The connection broke off while {READING}.") from None
             said = show(str(error))
@@ -1507,7 +1513,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.fail(str(trouble))
         return 2
     except OSError as error:
-        report.fail(f"Cannot read {error.filename}: {explain_file(error)}")
+        report.fail(f"Cannot read {error.filename or 'a file'}: {explain_file(error)}")
         return 2
     except KeyboardInterrupt:  # at the question for the password, for example
         return 130

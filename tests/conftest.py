@@ -153,11 +153,6 @@ def failed(server: Any, reason: str) -> list[str]:
     return [f"Failed to restart webbridge on server {address_of(server)}. Error:", reason]
 
 
-def refused(address: str) -> str:
-    """Return the reason that stands in the log for a port that refuses connections."""
-    return f"[Errno None] Unable to connect to port {address.rpartition(':')[2]} on 127.0.0.1"
-
-
 def with_advice(reason: str) -> str:
     """Return the reason as the terminal has it: Cisco's line in the log does not say what to do."""
     advice = ". Check the address, and that SSH to it is open from this computer."

@@ -97,6 +97,7 @@ class Transport(paramiko.Transport):
 
     def join(self, timeout: float | None = None) -> None:
         """Its thread was never started."""
+        assert timeout == webbridge_restart.TICK  # short, so that a suspension takes one of many
 
     def close(self) -> None:
         self.active = False
@@ -122,7 +123,7 @@ class Channel(paramiko.Channel):
 
     def recv(self, nbytes: int) -> bytes:
         """Meet the next thing that comes, or else a second of silence."""
-        assert self.timeout and self.combine_stderr and nbytes < self.window_size  # never blocks
+        assert self.timeout == 0 and self.combine_stderr and nbytes < self.window_size
         self.place.remote.settle()
         is_waiting = self.coming[:1] == ["our end"] and not self.eof_sent
         event = self.coming.pop(0) if self.coming and not is_waiting else 1.0
@@ -130,6 +131,13 @@ class Channel(paramiko.Channel):
             return event
         if isinstance(event, Exception):
             raise event
+        for each in event if isinstance(event, tuple) else [event]:
+            self.meet(each)
+        if self.eof_received or self.closed:
+            return b""
+        raise socket.timeout
+
+    def meet(self, event: Any) -> None:
         if callable(event):
             event()
         elif isinstance(event, float):
@@ -143,9 +151,6 @@ class Channel(paramiko.Channel):
             self.closed = self.eof_sent = True
         elif event == "lost":
             self.closed, self.transport.active = True, False
-        if self.eof_received or self.closed:
-            return b""
-        raise socket.timeout
 
 
 class Log(io.BytesIO):

@@ -57,6 +57,7 @@ ACCEPT = "--accept-new-host-keys"
 
 # Where a reason ends with "...", test_faults.py and test_judging.py have the rest.
 UNABLE = f"[Errno None] Unable to connect to port 22 on {A}"
+NO_TIME = f"Timed out after 18 s while connecting to {A} port 22."
 NO_SSH = "No usable SSH answer..."
 NO_KEX = f"The server and paramiko {paramiko.__version__} have no algorithm in common: a."
 if not paramiko.__version__.startswith("4."):
@@ -75,6 +76,7 @@ BROKEN = "The connection broke off before the end of the answer..."
 SILENT = "The answer does not confirm the restart: nothing (exit status 0)..."
 NO_STATUS = "The answer does not confirm the restart: SUCCESS: a (no exit status)..."
 FAILURE, FAILURE_1 = (f"The server answered: FAILURE: b{end}" for end in ("", " (exit status 1)"))
+NO_UTF_8 = UnicodeDecodeError("utf-8", b"\xfc", 0, 1, "invalid start byte")
 UNFORESEEN = rf"ZeroDivisionError: odd\x1b. {DOUBT}"
 
 
@@ -89,7 +91,7 @@ ROWS = {
     "refused": row(UNABLE, DIALS, connect=[REFUSED] * 3),
     "no route": row(UNABLE, DIALS, connect=[OSError(errno.EHOSTUNREACH, "a")] * 3),
     "no network": row("Cannot connect...", DIALS, connect=[OSError(errno.ENETUNREACH, "a")] * 3),
-    "silent": row("Timed out after 18 s while...", DIALS, connect=[socket.timeout()] * 3),
+    "silent": row(NO_TIME, DIALS, connect=[socket.timeout()] * 3),
     "no name": row(f"Cannot resolve {A}...", DIALS, connect=[socket.gaierror(-3, "?")] * 3),
     "reset": row(NO_SSH, LOOKS, handshake=[RESET] * 3),
     "ended": row(NO_SSH, LOOKS, handshake=[ENDED] * 3),
@@ -118,6 +120,10 @@ ROWS = {
     "no session": row(NO_SESSION, LOGGED_IN, session=[paramiko.ChannelException(4, "a")]),
     "session breaks": row(BROKE_OFF, LOGGED_IN, session=[SSHException("No existing session")]),
     "session ends": row(BROKE_OFF, LOGGED_IN, session=[ENDED]),
+    # Words that are no UTF-8, as in a goodbye
+    "odd words in the handshake": row(NO_SSH, LOOKS, handshake=[NO_UTF_8] * 3),
+    "odd words in the login": row(ONCE, SENT, login=[NO_UTF_8]),
+    "odd words in the session": row(BROKE_OFF, LOGGED_IN, session=[NO_UTF_8]),
     # As an answer, it goes out once more, on a connection of its own, which has its tries, too.
     "question": row("", f"{SENT}, connect, {BY_ANSWER}", login=[ASKS], connect=[None, REFUSED]),
     "answer refused": row(TWICE, ANSWERED, login=[ASKS], question=[NO]),
@@ -133,6 +139,9 @@ ROWS = {
     "status in time": row("", RESTARTED, answer=[A_LINE, "end", 9.0, 0]),
     "status too late": row(NO_STATUS, RESTARTED, answer=[A_LINE, "end", 1.0, 10.0, 0]),
     "end in time": row(FAILURE, RESTARTED, answer=[0, 1.0, B_LINE, "end"]),
+    "failure behind the end": row(FAILURE, RESTARTED, answer=[TEXT, 0, "end", B_LINE]),
+    # The computer was asleep when the status came. So the 2 s for what may follow begin later.
+    "status in its sleep": row(FAILURE, RESTARTED, answer=[TEXT, (5.0, 0), 1.0, B_LINE]),
     "end too late": row("", RESTARTED, answer=[0, 1.0, 2.0, 1.0, B_LINE, "end"]),
     "endless": row("The answer is longer...", RESTARTED, answer=[b"x" * (1 << 20), b"x"]),
     "not run": row("The server refused to run...", RESTARTED, answer=["close"], exec=CLOSED),
@@ -144,7 +153,7 @@ ROWS = {
     "breaks at our end": row(BROKEN, OUR_ENDED, answer=[TEXT, "our end", "lost"]),
     "fails after our end": row(FAILURE, OUR_ENDED, answer=[TEXT, "our end", B_LINE]),
     "never ends": row(NO_END_OF_A, OUR_ENDED, answer=[A_LINE, "our end"]),
-    "10 s are no silence": row("", RESTARTED, answer=[5.0, TEXT, 10.0, 0, "end"]),
+    "10 s are no silence": row("", RESTARTED, answer=[5.0, TEXT, 9.9, 0, "end"]),
     "half a line": row(NO_END_OF_A, RESTARTED, answer=[b"SUCCESS: a"]),
     "failure at the last moment": row(FAILURE, RESTARTED, answer=[60.0, B_LINE]),
     "text at the last moment": row(NO_END_OF_A, RESTARTED, answer=[60.0, A_LINE]),
@@ -278,9 +287,14 @@ def test_pause_is_between_two_servers_of_a_restart(remote: Remote) -> None:
 
 @mark.parametrize("tries", [[], [REFUSED]], ids=["pause", "wait for the next try"])
 def test_signal_ends_the_wait(remote: Remote, monkeypatch: MonkeyPatch, tries: list[Any]) -> None:
-    sleeps = [lambda: signal.raise_signal(signal.SIGTERM)]
-    monkeypatch.setattr(time, "sleep", lambda _: sleeps.pop()())
     mmp, never = remote.at(A, connect=tries), remote.at(B)
+
+    def sleep(seconds: float) -> None:
+        remote.sleep(seconds)
+        if mmp.received in ("connect", RESTARTED):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(time, "sleep", sleep)
     ran = remote.run("--pause", "600")
     cut_off = failed(mmp, "Cut off by SIGTERM while connecting.")
     told = cut_off if tries else [restarted(mmp)]

@@ -1,8 +1,8 @@
 """The reply to a restart, cut and ended in every way, over real SSH.
 
-Only the end of an answer tells that it is whole. So Cisco's reply is cut in its first line and
-after each line, and ended in the ways that servers and networks have. A row is one run of main()
-on one server for each cut. test_judging.py has the cuts at all other places.
+Only the end of an answer tells that it is whole. So Cisco's reply is cut at every byte of its first
+line and after each line, and ended in the ways that servers and networks have. A row is one run of
+main() on one server for each cut.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ from steps import SUCCESS, Step, close, end_of_file, goodbye, hang_up, reset, st
 
 CLOCK = Clock()
 FIRST, SECOND, _ = SUCCESS.splitlines(keepends=True)
-# Nothing, a word and a part of the first line, one line, two lines, and all
-CUTS = [b"", b"SUCC", b"SUCCESS: Key and c", FIRST, FIRST + SECOND, SUCCESS]
+CUTS = [
+    [b""],
+    [FIRST[:end] for end in range(1, len("SUCCESS:"))],
+    [FIRST[:end] for end in range(len("SUCCESS:"), len(FIRST))],
+    [FIRST],
+    [FIRST + SECOND],
+    [SUCCESS],
+]
 
 # ---- What servers do after the text, and what must be logged -------------------------------------
 
@@ -110,7 +116,12 @@ def test_reply_that_is_cut_and_ended(
     monkeypatch.setattr(webbridge_restart, "LATE_STATUS_SECONDS", late)
     monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", lost)
     monkeypatch.setattr(webbridge_restart, "SECONDS_OF_SILENCE", 0.03)
-    expected = {cut: told for cut, told in zip(CUTS, end.told.split()) if told != "-"}
+    expected = {
+        cut: told
+        for cuts, told in zip(CUTS, end.told.split())
+        if told != "-"
+        for cut in (cuts if end in ENDS else cuts[-1:])  # a few ways, at every byte
+    }
     with contextlib.ExitStack() as stack:
         servers = {
             cut: stack.enter_context(MMP(restart=[cut, *end.steps], reply=reply))

@@ -376,6 +376,8 @@ REFUSED = {
     "--check --sessions": "argument --sessions: not allowed with argument --check",
     "--quiet -v": "argument -v/--verbose: not allowed with argument -q/--quiet",
     "--accept": "unrecognized arguments: --accept",  # no option can be cut short
+    "--parallel=2": "unrecognized arguments: --parallel=2",  # options of version 2
+    "--sessions --from-logs=a": "unrecognized arguments: --from-logs=a",
     "--if-leaked=1.5": "argument --if-leaked: invalid int value: '1.5'",
     "--timeout=60s": "argument --timeout: invalid float value: '60s'",
     **dict.fromkeys(["--timeout=0", "--timeout=86400.1", "--timeout=nan"], TIMEOUT),
