@@ -149,6 +149,8 @@ class Channel(paramiko.Channel):
             self.eof_received = True
         elif event == "close":  # which paramiko answers with its own end of file
             self.closed = self.eof_sent = True
+        elif event == "breaks":  # of which the channel knows a moment later
+            self.transport.active = False
         elif event == "lost":
             self.closed, self.transport.active = True, False
 
@@ -209,7 +211,7 @@ class Remote:
         patch.setattr(time, "monotonic", lambda: self.now)
         patch.setattr(time, "sleep", self.sleep)
         patch.setattr(concurrent.futures, "wait", self.wait_for)
-        patch.setattr(webbridge_restart, "TICK", 0.01)  # which also passes on the real clock
+        patch.setattr(webbridge_restart, "TICK", 0.001)  # no part of a second that a run tells
 
     def at(self, address: str, known: Sequence[PKey] = (KEY,), **state: Any) -> Place:
         host, port = webbridge_restart.parse_address(address)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import inspect
 import os
 import signal
 import socket
@@ -136,6 +137,7 @@ ROWS = {
     "failure": row(FAILURE_1, RESTARTED, answer=[A_LINE, B_LINE, 1, "end"]),
     "no status": row("", RESTARTED, answer=[b"> \rSUCCESS: Webbridge enabled", "end", "close"]),
     "loss": row(BROKEN, RESTARTED, answer=[TEXT, "lost"]),
+    "loss that shows late": row(BROKEN, RESTARTED, answer=[TEXT, 0, "breaks", 3.0, "lost"]),
     "status in time": row("", RESTARTED, answer=[A_LINE, "end", 9.0, 0]),
     "status too late": row(NO_STATUS, RESTARTED, answer=[A_LINE, "end", 1.0, 10.0, 0]),
     "end in time": row(FAILURE, RESTARTED, answer=[0, 1.0, B_LINE, "end"]),
@@ -514,3 +516,23 @@ def test_call_bridges_of_their_own(remote: Remote, monkeypatch: MonkeyPatch) -> 
     assert ran.status == 1
     assert both.received == bridge.received == f"{READ}, {RESTARTED}"
     assert call_bridge.received == READ
+
+
+# ---- What a new release of paramiko may change ---------------------------------------------------
+
+
+def test_names_of_paramiko_that_the_script_leans_on() -> None:
+    """They are not in paramiko's documents: where one is gone, this fails first."""
+    with socket.socket() as sock:
+        transport = paramiko.Transport(sock)
+    for name in ["banner_timeout", "handshake_timeout", "auth_timeout", "channel_timeout"]:
+        assert hasattr(transport, name), name
+    assert transport.host_key_type is None and transport.get_security_options().key_types
+    channel = paramiko.Channel(1)
+    assert not (channel.eof_received or channel.eof_sent or channel.closed)
+    assert channel.exit_status == -1
+    assert "max_concurrent_requests" in inspect.signature(paramiko.SFTPFile.prefetch).parameters
+    assert ASKS.allowed_types == ["publickey", "keyboard-interactive"]
+    assert KEY.fingerprint.startswith("SHA256:")
+    entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{A} ssh-ed25519 {KEY.get_base64()}")
+    assert entry is not None and entry.key == KEY

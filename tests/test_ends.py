@@ -36,6 +36,7 @@ CUTS = [
 RECEIVED = steps.wait_until_received
 SILENCE: list[Step] = [RECEIVED, CLOCK.time_is_up]
 LATE_FAILURE: list[Step] = [RECEIVED, CLOCK.nine_seconds_later, b"\nFAILURE: b\n", close]
+LATE_SUCCESS: list[Step] = [RECEIVED, CLOCK.nine_seconds_later, b"\n", SUCCESS, close]
 # Long enough to be taken for an end, if that were one
 OUR_END: list[Step] = [steps.wait_for_end_of_file, CLOCK.nine_seconds_later, 0.05]
 
@@ -76,6 +77,7 @@ LIVES_ON = [
     End("status 0, and open", [status(0)],                 "yes    maybe  yes   yes   yes   yes"),
     End("end of file", [end_of_file],                      "maybe  maybe  maybe maybe maybe yes"),
     End("late FAILURE", LATE_FAILURE,                      "no     no     no    no    no    no"),
+    End("late SUCCESS", LATE_SUCCESS,                      "yes    yes    yes   yes   yes   yes"),
     End("our end, status 0", [*OUR_END, status(0), close], "-      -      -     yes   yes   yes"),
     End("our end, close", [*OUR_END, close],               "-      -      -     maybe maybe yes"),
 ]
