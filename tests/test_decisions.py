@@ -12,6 +12,7 @@ import inspect
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,17 @@ def test_what_is_not_logged_is_told(remote: Remote, log_file: Path, tmp_path: Pa
     assert reason == f"Cannot write to {log_file}: {why}. Not logged:"
     assert unstamped(lost) == [restarted(second)]
     assert (ran.status, ran.out.splitlines()[-1]) == (1, "Restarted 3 of 3 servers.")
+
+
+@mark.skipif(sys.platform != "linux", reason="only Linux has it")
+def test_log_that_is_a_device(remote: Remote) -> None:
+    """Of which nothing is read: it has no end."""
+    mmp = remote.at(A)
+    status, out, err, log = remote.run("--log-file", "/dev/full")[:4]
+    why = f"Cannot write to /dev/full: {os.strerror(errno.ENOSPC)}. Not logged:\n"
+    assert (status, log) == (1, [])
+    assert out.endswith("Restarted 1 of 1 server.\n")
+    assert err.startswith(why) and unstamped(err[len(why) :]) == [restarted(mmp)]
 
 
 def test_stamp_has_microseconds_even_if_they_are_zero(

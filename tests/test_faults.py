@@ -50,6 +50,7 @@ NOT_ALONE = (
 )
 LOGGING_IN = "Cut off after 60 s while logging in..."
 NO_SESSION = "The connection broke off while opening a session."
+NOT_RUN = "The server refused to run the command."
 TOO_MANY = "The server refused to open a session (code 4). Too many sessions may be open."
 TOO_LONG = "The answer is longer than any command's, so the rest was not heard. It had answered: "
 NO_END = (
@@ -128,6 +129,7 @@ FAULTS = {
     "a second factor": ({"login": [SECOND_FACTOR]}, NOT_ALONE, NO_COMMAND),
     "no login": ({"login": [CLOCK.time_is_up, FOREVER]}, LOGGING_IN, NO_COMMAND),
     "no session left": ({"session": [steps.refuse_session]}, TOO_MANY, NO_COMMAND),
+    "exec refused": ({"reply": "refused", "restart": ()}, NOT_RUN, EVERYTHING),
     "a dribbled answer": ({"restart": HIDES_ITS_END}, NO_END, EVERYTHING),
     "text for ever": ({"restart": [steps.dribble(LINES, 0)]}, f"{TOO_LONG}One of...", EVERYTHING),
     "FAILURE on stderr": ({"restart": ON_STDERR}, "The server answered: FAILURE: b", EVERYTHING),
