@@ -493,9 +493,10 @@ def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -
 
 # ---- Judging an answer ---------------------------------------------------------------------------
 
-# From here to "Counters in a log" stands what to verify before trusting the script. When is it
-# "restarted successfully"? judge_restart. What ends each step? Clock and find_end. Who gets the
-# password? log_in, after verify_host_key. What is sent, and once? ask. What is logged? restart_all.
+# From here to "Checking" stands what to verify before trusting the script. When is it "restarted
+# successfully"? judge_restart. What ends each step? Clock and find_end. Who gets the password?
+# log_in, after verify_host_key. What is sent, and once? ask. What is logged? restart_all, through
+# Report.log and escape, which stand above, as does read_known_hosts.
 
 DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
 
