@@ -517,6 +517,17 @@ def test_signal_while_counting(remote: Remote, step: str) -> None:
     assert (ran.status, mmp.received) == (143, READ)
 
 
+def test_signal_while_only_counting(remote: Remote) -> None:
+    remote.at(A, text=log(99, 0), log=["SIGTERM"])
+    never = remote.at(B)
+    ran = remote.run("--sessions")
+    unread = (
+        f"2 ({B})  -           -    -    -    -         Not counted: The run ended before its turn."
+    )
+    assert (ran.status, ran.out, never.received) == (143, "", "")
+    assert unread in ran.err.splitlines()
+
+
 def test_call_bridges_of_their_own(remote: Remote, monkeypatch: MonkeyPatch) -> None:
     """They are counted, not restarted. A server in both inventories is read once."""
     both, call_bridge = remote.at(A, text=log(30, 4)), remote.at(C, text=log(100, 5))
