@@ -95,7 +95,7 @@ LATE_OUTPUT_SECONDS = 2.0  # output may come this long after the exit status
 LATE_STATUS_SECONDS = 10.0  # the exit status may come this long after the end of the output
 SECONDS_OF_SILENCE = 10.0  # after a whole line SUCCESS or FAILURE: then we end our side
 HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
-NEVER = 1e6  # seconds
+NEVER = 1e6  # seconds, for paramiko's own limits
 TICK = 0.005  # seconds between two looks at the clock
 MIB = 1 << 20  # bytes
 MAX_ANSWER_BYTES = MIB  # a longer answer is none: no command prints so much
@@ -721,7 +721,7 @@ def hang_up(transport: paramiko.Transport) -> None:
 
 def is_alive(transport: paramiko.Transport) -> bool:
     """Return whether the connection lives; paramiko's thread ends a moment after it."""
-    for _ in range(round(HANG_UP_SECONDS / TICK)):  # so that it also has a moment after a SIGSTOP
+    for _ in range(round(HANG_UP_SECONDS / TICK)):  # a suspension of this process takes one of them
         transport.join(TICK)
     return transport.is_active()
 
@@ -1344,7 +1344,7 @@ def decide(figures: Figures, if_leaked: int | None, max_active: int | None) -> t
 
 
 def rehearse(plan: Plan, stop: Stop, report: Report) -> bool:
-    """Do all that a run with conditions does except restart, and say what it would do."""
+    """Check, count, and say what a run with conditions would do; return whether all went well."""
     if not check_all(plan, stop, report) or stop.signal:
         return False
     figures = tell_count(read_logs(plan, stop, report), True, report)

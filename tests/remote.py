@@ -7,7 +7,7 @@
 A step raises an exception, takes seconds (float), returns what it is given, "hangs" for an hour,
 "waits", or meets a signal ("SIGTERM"); a handshake "stalls", or "drops" after it. An answer is
 text, exit statuses (int), seconds of silence (float), exceptions, calls, and "end" (of file),
-"close", "lost" and "our end" (silence until that).
+"close", "breaks", "lost" and "our end" (silence until that); what comes at once is a tuple.
 
 Its Transport and Channel are paramiko's own without a network. The clock stands still, except in a
 sleep, in a step or a silence that takes seconds, and in a step that hangs.
@@ -144,7 +144,6 @@ class Channel(paramiko.Channel):
             self.place.remote.sleep(event)
         elif isinstance(event, int):
             self.exit_status = event
-            self.status_event.set()
         elif event == "end":
             self.eof_received = True
         elif event == "close":  # which paramiko answers with its own end of file
@@ -238,6 +237,7 @@ class Remote:
         """Wait in a thread of the script until go_on()."""
         if threading.current_thread() is not threading.main_thread():
             self.waiting.add(threading.current_thread())
+            assert threading.current_thread().daemon  # else the end of the run waits for it
             assert self.may_go_on.wait(PATIENCE)
 
     def wait_for(self, futures: Any, timeout: float) -> Any:

@@ -60,6 +60,7 @@ ACCEPT = "--accept-new-host-keys"
 # Where a reason ends with "...", test_faults.py and test_judging.py have the rest.
 UNABLE = f"[Errno None] Unable to connect to port 22 on {A}"
 NO_TIME = f"Timed out after 18 s while connecting to {A} port 22."
+STALL = "Timed out after 18 s in..."
 NO_SSH = "No usable SSH answer..."
 NO_KEX = f"The server and paramiko {paramiko.__version__} have no algorithm in common: a."
 if not paramiko.__version__.startswith("4."):
@@ -98,7 +99,8 @@ ROWS = {
     "reset": row(NO_SSH, LOOKS, handshake=[RESET] * 3),
     "ended": row(NO_SSH, LOOKS, handshake=[ENDED] * 3),
     "no banner": row(NO_SSH, LOOKS, handshake=[SSHException("no")] * 3),
-    "stall": row("Timed out after 18 s in...", LOOKS, handshake=["stalls"] * 3),
+    "stall": row(STALL, LOOKS, handshake=["stalls"] * 3),
+    "late stall": row(STALL, f"{LOOK}, {LOOK}", connect=[17.0] * 2, handshake=["stalls"] * 2),
     "only at first": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED], handshake=[ENDED]),
     "just in time": row("", f"{LOOK}, {RESTARTED}", connect=[40.0], handshake=[ENDED]),
     "too late": row(NO_SSH, f"connect, {LOOK}", connect=[REFUSED, 38.5], handshake=[ENDED]),
