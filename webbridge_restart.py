@@ -23,7 +23,8 @@ Exit status:
   0    every server was restarted (or is ready, or was counted), or the
        conditions did not call for a restart
   1    at least one server failed or could not be counted, the conditions left
-       a full Web Bridge as it is, or a line of the log was lost
+       a full Web Bridge as it is, the computer slept so that the run ended, or
+       a line of the log was lost
   2    the set-up is wrong, and nothing was attempted
   130, 143, 129, 149   ended by Ctrl-C, SIGTERM, a closed terminal, Ctrl-Break
 """
@@ -32,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import codecs
 import concurrent.futures
 import contextlib
 import datetime
@@ -40,21 +40,23 @@ import errno
 import functools
 import getpass
 import ipaddress
+import itertools
 import logging
-import math
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 try:
     import paramiko
@@ -80,50 +82,46 @@ WEBBRIDGES = {
     4: "127.0.0.1",
 }
 MMP_USERNAME = "admin"
-MMP_PASSWORD = ""  # README.md names safer places for the password
+MMP_PASSWORD = r""  # README.md names safer places for the password
 
 # Only for counting sessions, and only if other servers run the Call Bridges: list all Call Bridges.
 CALLBRIDGES: dict[int, str] = {}
+# Only for counting sessions: True if the servers log in this computer's local time, not in UTC.
+LOG_TIMES_ARE_LOCAL = False
 
 # ---- Limits --------------------------------------------------------------------------------------
 
-SECONDS_PER_SERVER = 60.0  # the default of --timeout: from connecting to the whole answer
+SECONDS_PER_SERVER = 60.0  # unless --timeout says otherwise: from connecting to the whole answer
+SECONDS_ASLEEP = 60.0  # a step that took so much longer than allowed ends the run
 CONNECT_TRIES = 3
-TRY_SHARE = 0.3  # of --timeout, for each step of a try to connect: 18 of 60 seconds
+TRY_SHARE = 0.3  # of the seconds per server, for each step of a try to connect: 18 of 60
 SECONDS_BETWEEN_TRIES = 2.0
 LATE_OUTPUT_SECONDS = 2.0  # output may come this long after the exit status
 LATE_STATUS_SECONDS = 10.0  # the exit status may come this long after the end of the output
-SECONDS_OF_SILENCE = 10.0  # after a whole line SUCCESS or FAILURE: then we end our side
 HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
 NEVER = 1e6  # seconds, for paramiko's own limits
 TICK = 0.005  # seconds between two looks at the clock
-MIB = 1 << 20  # bytes
-MAX_ANSWER_BYTES = MIB  # a longer answer is none: no command prints so much
+MAX_ANSWER_BYTES = 1 << 20  # no command of an MMP prints so much
 MAX_SHOWN_CHARACTERS = 300  # of an answer, in the log and on the terminal
 
-HARD_LIMIT = 149  # sessions of one Web Bridge, says Cisco's document
-LOG_STEPS = (MIB, 16 * MIB)  # to read from the end of a server's log, until it has the counters
-MAX_LOG_AGE = datetime.timedelta(hours=26)  # a time without a zone can be 14 hours off
-MAX_WEB_BRIDGE_AGE = datetime.timedelta(hours=24)  # how often it is logged is not published
+HARD_LIMIT = 149  # sessions of one Web Bridge. Cisco's document: "the hard limit is 149"
+LOG_STEPS = (1 << 20, 16 << 20)  # bytes to read from a log's end, until it has the counters
 MAX_CALL_BRIDGE_AGE = datetime.timedelta(minutes=15)  # Cisco's document: logged every 5 minutes
+MAX_WEB_BRIDGE_AGE = datetime.timedelta(hours=24)  # how often it is logged is not published
+MAX_AHEAD = datetime.timedelta(minutes=15)  # a server's clock may be ahead of this computer's
 
 # ---- Nothing below needs editing -----------------------------------------------------------------
 
-__version__ = "3.0.0"
+__version__ = "3.1.0"
 SCRIPT = Path(__file__).resolve()  # cron and Task Scheduler start it in other folders
+LOG_FILE = SCRIPT.with_name("webbridge_restart_logs.txt")
+KNOWN_HOSTS_FILE = SCRIPT.with_name("webbridge_known_hosts")
 RESTART_COMMAND = "webbridge restart"
-STORE_KEY_OPTIONS = "--check --accept-new-host-keys"
-# RSA keys have one name in a known-hosts file, but sign under three.
-KNOWN_NAMES = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}
-# What paramiko raises where a connection breaks, or where what comes makes no sense.
-CONNECTION_ERRORS = (OSError, EOFError, ValueError, paramiko.SSHException)
 T = TypeVar("T")
 
 
 class Trouble(Exception):
     """What is wrong, in sentences that say what to do. Nothing was sent that restarts anything."""
-
-    advice = ""  # what to do, where the sentences must stay as they are
 
 
 # ---- Text, files, and what a run tells -----------------------------------------------------------
@@ -134,18 +132,43 @@ def escape(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def show(sent: bytes | str) -> str:
+def one_line(sent: bytes | str) -> str:
     """Return what a server sent as one short line, its lines joined by bars."""
     text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent
     lines = (line.strip() for line in text.splitlines())
     joined = " | ".join(line for line in lines if line) or "nothing"
-    shown = escape(joined[: MAX_SHOWN_CHARACTERS + 1])
-    return shown if len(shown) <= MAX_SHOWN_CHARACTERS else f"{shown[:MAX_SHOWN_CHARACTERS]}..."
+    escaped = escape(joined[: MAX_SHOWN_CHARACTERS + 1])
+    is_short = len(escaped) <= MAX_SHOWN_CHARACTERS
+    return escaped if is_short else f"{escaped[:MAX_SHOWN_CHARACTERS]}..."
 
 
-def counted(number: int, noun: str) -> str:
+def sentence(text: str) -> str:
+    """Return the text with a full stop, so that another sentence can follow."""
+    return text if text.endswith(".") else f"{text}."
+
+
+def plural(number: int, noun: str) -> str:
     """Return the number with its noun: 1 server, 2 servers."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_span(span: datetime.timedelta) -> str:
+    """Return a span of time in its largest useful unit, without its sign."""
+    minutes = round(abs(span).total_seconds() / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return plural(minutes // 60, "hour") if minutes < 2880 else plural(minutes // 1440, "day")
+
+
+def command_line(*words: object) -> str:
+    """Return the words as a command that can be pasted into this system's shell.
+
+    In a message, no full stop follows it: it would be pasted, too.
+    """
+    if os.name == "posix":
+        return shlex.join(map(str, words))
+    # The Command Prompt: no Windows path holds a quotation mark.
+    return " ".join(w if re.fullmatch(r"[\w:\\/.-]+", w) else f'"{w}"' for w in map(str, words))
 
 
 def explain_file(error: OSError) -> str:
@@ -154,22 +177,28 @@ def explain_file(error: OSError) -> str:
     return f"{error.strerror}.{hint if isinstance(error, PermissionError) else ''}"
 
 
-def read_file(path: Path) -> bytes:
-    """Return what a small text file holds; raises OSError, or Trouble for UTF-16."""
-    text = path.read_bytes()
-    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in text:
-        raise Trouble(f"{path} is UTF-16. Save it again as UTF-8.")
-    return text
+def explain_error(error: Exception) -> str:
+    """Return what went wrong with one server; what nobody foresaw, by its type."""
+    if isinstance(error, Trouble):
+        return str(error)
+    return f"{type(error).__name__}: {sentence(one_line(str(error)))}"
+
+
+def refuse_unless_file(path: Path, or_device: bool = False) -> None:
+    """Raises Trouble if the path is a folder, or a pipe, which would hold the run."""
+    if path.exists() and not path.is_file() and not (or_device and path.is_char_device()):
+        raise Trouble(f"{path} is not a file.")
 
 
 def append(path: Path, lines: str) -> None:
     """Append whole lines to a file; raises OSError."""
     data = lines.encode()
-    if path.is_file() and path.stat().st_size > 0:
-        with path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # somebody edited the file, or the disk was full
-                data = os.linesep.encode() + data
+    with contextlib.suppress(PermissionError):  # a file to which one may only append is right
+        if path.is_file() and path.stat().st_size > 0:
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # somebody edited the file, or the disk was full
+                    data = os.linesep.encode() + data
     with path.open("ab", buffering=0) as file:
         while data:  # one write, so that runs side by side do not mix; more on a full disk
             data = data[file.write(data) :]
@@ -219,28 +248,30 @@ class Report:
             reason = f"Cannot write to {self.log_file}: {explain_file(error)}"
             self.complain(f"{reason} Not logged:\n{lines.rstrip()}")
 
-    def fail(self, message: str) -> None:
+    def log_and_complain(self, message: str) -> None:
         """Log and print why the run did not do all of its work."""
         self.log(message)
         self.complain(message)
 
 
-# ---- Inventory -----------------------------------------------------------------------------------
+# ---- The block to edit ---------------------------------------------------------------------------
 
+BLOCK = ("WEBBRIDGES", "MMP_USERNAME", "MMP_PASSWORD", "CALLBRIDGES", "LOG_TIMES_ARE_LOCAL")
 LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 ADDRESS = re.compile(
-    rf"(?:\[(?P<ipv6>[^]\s]+)\]|(?P<host>{LABEL}(\.{LABEL})*))(:(?P<port>[0-9]+))?"
+    rf"(?:\[(?P<ipv6>[^]\s]+)\]|(?P<host>{LABEL}(\.{LABEL})*)\.?)(:(?P<port>[0-9]+))?"
 )
 
 
 @dataclass(frozen=True)
 class Server:
-    """One line of the inventory."""
+    """One line of an inventory."""
 
     number: int = field(compare=False)
     address: str = field(compare=False)  # as the inventory has it
     host: str
     port: int
+    is_web_bridge: bool = field(compare=False, default=True)  # False: only in CALLBRIDGES
 
     @property
     def known_as(self) -> str:
@@ -248,7 +279,37 @@ class Server:
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.number} ({self.address})"
+        inventory = "" if self.is_web_bridge else " of CALLBRIDGES"
+        return f"{self.number}{inventory} ({self.address})"
+
+
+def check_this_file() -> None:
+    """Raises Trouble for a mistake near the top of this file that Python finds late or never."""
+    tree = ast.parse(SCRIPT.read_bytes())
+    values: dict[str, ast.expr] = {}
+    for statement in tree.body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+            continue
+        target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+        name, value = ast.unparse(target), statement.value
+        if name in values:  # Python keeps the last of them
+            place = f"line {statement.lineno} of {SCRIPT.name}"
+            raise Trouble(f"{name} is set a second time, in {place}. Delete one of the two.")
+        values[name] = value
+        keys = value.keys if isinstance(value, ast.Dict) else []
+        numbers = [key.value for key in keys if isinstance(key, ast.Constant)]
+        for number in numbers:
+            if numbers.count(number) > 1:  # Python keeps the last of them
+                raise Trouble(f"{name} uses the number {number!r} twice. Give each server its own.")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id.isupper() and node.id not in values:
+            block = "Edit these" if node.id in BLOCK else "Limits"
+            place = f'the block "{block}" of {SCRIPT.name}'
+            raise Trouble(f"{node.id} is missing from {place}. Write it there again.")
+    for name in itertools.takewhile(lambda name: name != "__version__", values):
+        value = values[name]
+        if name not in BLOCK and isinstance(value, ast.Constant) and isinstance(value.value, str):
+            raise Trouble(f"{name} in {SCRIPT.name} is text. Write it without quotation marks.")
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -278,29 +339,18 @@ def read_inventory(name: str, inventory: object) -> list[Server]:
         try:
             if not isinstance(address, str):
                 raise ValueError(address)
-            server = Server(number, address.strip(), *parse_address(address.strip()))
+            host, port = parse_address(address.strip())
         except ValueError:
             raise Trouble(
                 f"{entry} is not an address. Write an IP address or a host name, and :PORT after "
                 "it if the port is not 22. Put an IPv6 address in brackets."
             ) from None
+        server = Server(number, address.strip(), host, port, name == "WEBBRIDGES")
         if server.known_as in servers:
             twice = f"twice, as {servers[server.known_as].number} and as {number}"
             raise Trouble(f"{name} lists {server.address} {twice}. Delete one of the two lines.")
         servers[server.known_as] = server
     return list(servers.values())
-
-
-def refuse_repeated_numbers() -> None:
-    """Raises Trouble if an inventory uses a number twice: Python would drop the first entry."""
-    for statement in ast.parse(SCRIPT.read_bytes()).body:
-        entries = getattr(statement, "value", None)
-        keys = entries.keys if isinstance(entries, ast.Dict) else []
-        numbers = [ast.unparse(key) for key in keys if key]
-        for number in numbers:
-            if numbers.count(number) > 1:
-                name = ast.unparse(statement).split()[0].rstrip(":")
-                raise Trouble(f"{name} uses the number {number} twice. Give each server its own.")
 
 
 def choose_servers(servers: list[Server], names: list[str]) -> list[Server]:
@@ -314,46 +364,48 @@ def choose_servers(servers: list[Server], names: list[str]) -> list[Server]:
 # ---- Access: the password and the known host keys ------------------------------------------------
 
 
-class KnownHost(NamedTuple):
-    """One line of a known-hosts file."""
-
-    line: int
-    names: Sequence[str]
-    key: paramiko.PKey | None  # None: a marker, or a type of key that paramiko lacks
-
-    def is_named(self, host: str) -> bool:
-        hashed = [name for name in self.names if name.startswith("|")]
-        return host in self.names or any(paramiko.HostKeys.hash_host(host, h) == h for h in hashed)
-
-
 @dataclass(frozen=True)
 class Access:
     """What a login needs. It is the same for every server."""
 
+    username: str
     password: str = field(repr=False)
     password_source: str
     known_hosts_file: Path
-    known_hosts: list[KnownHost]  # grows where a new host key is stored
+    known_hosts: paramiko.HostKeys  # grows where a new host key is stored
     accept_new_host_keys: bool
+    options: Sequence[str]  # for a run by hand that needs the same access
 
-    def lines_of(self, server: Server) -> list[KnownHost]:
-        """Return what the known-hosts file has of the server."""
-        return [known for known in self.known_hosts if known.is_named(server.known_as)]
-
-    def keys_of(self, server: Server) -> list[paramiko.PKey]:
-        """Return the known host keys of the server."""
-        return [known.key for known in self.lines_of(server) if known.key]
+    def command(self, *words: object) -> str:
+        """Return a command that runs this script by hand, as a message prints it."""
+        return command_line(sys.executable, SCRIPT, *words, *self.options)
 
 
 def refuse_if_others_can_read(path: Path) -> None:
-    """Raises Trouble if a file that holds the password is open to others (not on Windows)."""
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise Trouble(f"Others can read the password in {path}. Run: chmod go-rwx '{path}'")
+    """Raises Trouble if a file that holds the password is open to others (not on Windows).
+
+    As ssh does with keys: what the group can read is all right if the file is somebody else's, for
+    example root's, who gave it to the group of this account.
+    """
+    if os.name != "posix":
+        return
+    status = path.stat()
+    is_own = status.st_uid == os.geteuid()
+    close = command_line("chmod", "go-rwx", path)
+    if is_own and status.st_mode & 0o077:
+        raise Trouble(f"Others can read the password in {path}. Run: {close}")
+    if status.st_mode & 0o007:
+        take_over = command_line("sudo", "chown", os.geteuid(), path)
+        raise Trouble(
+            f"Everybody can read the password in {path}, and it is another account's file. "
+            f"Let this account own it: {take_over} && sudo {close}"
+        )
 
 
 def read_password_file(path: Path) -> str:
     """Return the first line of the file; raises Trouble or OSError."""
-    text = read_file(path)
+    refuse_unless_file(path)
+    text = path.read_bytes()
     refuse_if_others_can_read(path)
     try:
         first_line = text.decode("utf-8-sig").partition("\n")[0].rstrip("\r")
@@ -401,180 +453,61 @@ def find_password(options: argparse.Namespace) -> tuple[str, str]:
         password.encode()
     except UnicodeEncodeError:  # what Python makes of bytes in the environment that are not UTF-8
         raise Trouble(f"The password {source} is not UTF-8.") from None
+    control = re.search(r"[\0-\x08\n-\x1f\x7f-\x9f]", password)  # a tab may be meant
+    if control:
+        name = ascii(control[0])
+        raise Trouble(f"The password {source} has a control character, {name}. Write it again.")
     return password, source
 
 
-def parse_known_host(number: int, line: str) -> KnownHost:
-    """Return what a line of a known-hosts file says; raises many types of error."""
-    fields = line.split()
-    if fields[0] == "@cert-authority":
-        return KnownHost(number, fields[1].split(","), None)
-    if fields[0] == "@revoked":  # must not be passed over: another line may have the key
-        raise Trouble("revokes a key, which this script cannot check. Delete all lines of that key")
-    if len(fields) < 3 or fields[0].startswith("@"):
-        raise ValueError(line)
-    entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(fields[:3]))
-    if entry and entry.key.get_base64() != fields[2]:  # cut short
-        raise ValueError(line)
-    names = [n if n.startswith("|") else n.lower() for n in fields[0].split(",")]
-    known = KnownHost(number, names, entry.key if entry else None)
-    known.is_named("")  # fails now if a hashed name is damaged
-    return known
+def add_known_host(known: paramiko.HostKeys, fields: list[str]) -> None:
+    """Add what a line of a known-hosts file says; raises many types of error."""
+    names, key_type, base64 = fields[:3]
+    if names.startswith("@") or re.search(r"[*?!]", names):
+        raise ValueError(names)  # a line that forbids a key, for example
+    entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{names} {key_type} {base64}")
+    if entry is None:
+        return  # a type of key that paramiko lacks
+    if entry.key.get_base64() != base64:
+        raise ValueError(base64)  # cut short
+    for name in entry.hostnames:
+        known.add(name if name.startswith("|") else name.lower(), key_type, entry.key)
+    known.lookup("")  # fails now if a hashed name is damaged
 
 
-def read_known_hosts(path: Path) -> list[KnownHost]:
-    """Return the lines of a known-hosts file, which need not exist; raises Trouble or OSError."""
-    text, known = b"", []
+def read_known_hosts(path: Path) -> paramiko.HostKeys:
+    """Return the keys of a known-hosts file, which need not exist; raises Trouble or OSError."""
+    known = paramiko.HostKeys()
+    refuse_unless_file(path)
+    text = b""
     with contextlib.suppress(FileNotFoundError):
-        text = read_file(path)
+        text = path.read_bytes()
+    # Line by line: HostKeys.load() passes over what it cannot read, and over what a line forbids.
     for number, line in enumerate(text.decode("utf-8-sig", "replace").split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            known.append(parse_known_host(number, line))
-        except Trouble as trouble:
-            raise Trouble(f"{path}, line {number}, {trouble}.") from None
+            add_known_host(known, line.split())
         except Exception:  # paramiko raises eight types of error for a damaged line
             raise Trouble(
-                f"{path}, line {number}, is not a usable host key. Delete the line, then store "
-                f"the server's key again with {STORE_KEY_OPTIONS}."
+                f"{path}, line {number}, has a marker (@), a pattern (*, ?, !) or a damaged key, "
+                "which this script cannot use. Delete the line if you know that it forbids no key. "
+                "Then --check names the servers whose keys you must store."
             ) from None
     return known
 
 
-# ---- Reaching a server, before anything is sent to it --------------------------------------------
-
-
-class Transient(Trouble):
-    """There is no connection yet, and another try may succeed."""
-
-
-def dial(server: Server, seconds: float) -> socket.socket:
-    """Return a TCP connection to the first address of the host that accepts; raises Transient."""
-    place = f"{server.host} port {server.port}"
-    try:
-        connection = socket.create_connection((server.host, server.port), seconds)
-        # As ssh does. Otherwise small packets wait for the acknowledgement of the one before.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-    except socket.gaierror:
-        trouble = Transient(f"Cannot resolve {server.host}. Check how it is written, and DNS.")
-    except socket.timeout:
-        trouble = Transient(f"Timed out after {seconds:g} s while connecting to {place}.")
-    except OSError as error:
-        trouble = Transient(f"Cannot connect to {place}: {error.strerror or error}.")
-        if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH):  # the words of Cisco's script
-            words = f"[Errno None] Unable to connect to port {server.port} on {server.host}"
-            trouble = Transient(words)
-            trouble.advice = ". Check the address, and that SSH to it is open from this computer."
-    raise trouble
-
-
-def shake_hands(transport: paramiko.Transport, server: Server, seconds: float) -> paramiko.PKey:
-    """Return the server's host key; raises Trouble, or Transient if another try may succeed."""
-    place = f"{server.host} port {server.port}"
-    try:
-        transport.start_client(timeout=seconds)
-        return transport.get_remote_server_key()  # raises SSHException if the time ran out
-    except paramiko.ssh_exception.IncompatiblePeer as error:
-        version, said = paramiko.__version__, show(str(error))
-        words = f"The server and paramiko {version} have no algorithm in common: {said}."
-        # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
-        if not version.startswith("4.") and not transport.host_key_type:
-            install = f'"{sys.executable}" -m pip install "paramiko<5"'
-            words += f" If the server offers nothing newer than SHA-1, run: {install}"
-        raise Trouble(words) from None
-    except CONNECTION_ERRORS as error:
-        reason = f"No usable SSH answer from {place}: {show(str(error)).rstrip('.')}."
-        if transport.is_active():
-            reason = f"Timed out after {seconds:g} s in the SSH handshake with {place}."
-        raise Transient(f"{reason} Is it an MMP? Is the server overloaded?") from None
-
-
-# ---- Judging an answer ---------------------------------------------------------------------------
-
-# From here to "Checking" stands what to verify before trusting the script. When is it "restarted
-# successfully"? judge_restart. What ends each step? Clock and find_end. Who gets the password?
-# log_in, after verify_host_key. What is sent, and once? ask. What is logged? restart_all, through
-# Report.log and escape, which stand above, as does read_known_hosts.
-
-DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
-
-
-class Answer(NamedTuple):
-    """What came after a command was sent."""
-
-    text: bytes
-    status: int | None  # the exit status, None if none came
-    accepted: bool  # whether the server replied that it runs the command
-    cut: str  # why the answer's end was not seen, or ""
-
-
-class Verdict(NamedTuple):
-    """What became of a command."""
-
-    is_success: bool
-    reason: str  # of a success: what the server answered
-    in_doubt: bool = False  # whether the restart may have happened all the same
-    advice: str = ""  # what to do, where the reason must stay as it is
-
-    def explain(self) -> str:
-        """Return what the log says of a failure."""
-        return f"{self.reason} {DOUBT}" if self.in_doubt else self.reason
-
-
-# Cisco: a reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure. Prose
-# is neither success nor failure.
-SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
-SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
-RESTARTED_LINE = re.compile(  # bounded, so that no text takes long to search
-    SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)",
-    re.MULTILINE,
-)
-FAILURE = re.compile(rb"FAILURE:|^[ \t]*(?:ERROR|(?P<unknown>Unknown command))\b", re.MULTILINE)
-
-
-def judge_failure(answer: Answer) -> Verdict | None:
-    """Return what is a failure without doubt, whatever else came or broke; None for all else."""
-    failure = FAILURE.search(answer.text)
-    if failure or answer.status:
-        said = show(answer.text[failure.start() :] if failure else answer.text)
-        if answer.status:
-            said += f" (exit status {answer.status})"
-        if failure and failure["unknown"]:
-            said += ". CMS 3.0 and newer have no Web Bridge 2. Take this server out of WEBBRIDGES."
-        return Verdict(False, f"The server answered: {said}")
-    nothing_came = not answer.text.strip() and answer.status is None
-    if nothing_came and not answer.accepted and not answer.cut:
-        return Verdict(False, "The server refused to run the command.")
-    return None
-
-
-def judge_restart(answer: Answer) -> Verdict:
-    """Return what the answer to the restart command means. Nothing else decides about it."""
-    failure = judge_failure(answer)
-    if failure:
-        return failure
-    said = show(answer.text)
-    is_silent = not answer.text.strip()
-    if answer.cut:
-        heard = "" if is_silent else f" It had answered: {said}."
-        return Verdict(False, f"{answer.cut}{heard}", in_doubt=True)
-    if answer.status is None:
-        # The first SUCCESS lines are only about certificates. After them nothing is restarted yet.
-        is_success = bool(RESTARTED_LINE.search(answer.text))
-    elif is_silent:  # 0: the whole command ran and did not fail, and need not print anything
-        is_success = answer.accepted
-    else:
-        is_success = bool(SUCCESS_LINE.search(answer.text))
-    if is_success:
-        return Verdict(True, said)
-    status = "no exit status" if answer.status is None else "exit status 0"
-    reason = f"The answer does not confirm the restart: {said} ({status})."
-    return Verdict(False, reason, in_doubt=True)
-
-
 # ---- The clock: no server holds the run ----------------------------------------------------------
+
+# From here to "Checking" stands what to verify before trusting the script, but for "Reaching a
+# server", where nothing secret is sent:
+#   Who gets the password?       log_in: verify_host_key, and then send_password
+#   What is sent, and once?      send_command
+#   Does it go on after sleep?   Clock.why_asleep, and take_turns
+#   What ends each step?         Clock, and has_ended
+#   When is it "restarted"?      judge_restart, of what hear_to_end heard to the end
+#   What is logged?              restart_all, through Report.log and escape, which stand above, as
+#                                does read_known_hosts. read_log, below, also logs in, by log_in.
 
 
 class Stop:
@@ -600,18 +533,18 @@ class Stop:
             signal.raise_signal(number)
 
 
-class Clock(NamedTuple):
+class Clock:
     """The time that one server has, or one pause."""
 
-    stop: Stop
-    seconds: float
-    began: float
+    def __init__(self, stop: Stop, seconds: float) -> None:
+        self.stop, self.seconds = stop, seconds
+        self.began, self.began_by_wall_clock = time.monotonic(), time.time()
 
     def left(self) -> float:
         """Return the seconds that are left."""
         return self.began + self.seconds - time.monotonic()
 
-    def cut_off(self, doing: str) -> str:
+    def why_over(self, doing: str) -> str:
         """Return the sentence that says why this must end now, or "" if it may go on."""
         if self.stop.signal:
             return f"Cut off by {self.stop.signal.name} while {doing}."
@@ -620,36 +553,39 @@ class Clock(NamedTuple):
         hint = "A slow server needs a higher --timeout."
         return f"Cut off after {self.seconds:g} s while {doing}. {hint}"
 
+    def why_asleep(self) -> str:
+        """Return the sentence that says that the computer slept since this began, or "".
+
+        The wall clock tells it: on Linux, the other one stands still while a computer sleeps.
+        """
+        beyond = time.time() - self.began_by_wall_clock - self.seconds
+        if beyond <= SECONDS_ASLEEP:
+            return ""
+        span = format_span(datetime.timedelta(seconds=beyond))
+        return f"The computer slept for {span}, or its clock was set, so the run ends."
+
     def refuse_if_over(self, doing: str) -> None:
-        """Raises Trouble if this must end now."""
-        sentence = self.cut_off(doing)
-        if sentence:
-            raise Trouble(sentence)
+        """Raises Trouble if nothing more may be sent."""
+        reason = self.why_over(doing) or self.why_asleep()
+        if reason:
+            raise Trouble(reason)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but no longer than there is time."""
         ends_at = time.monotonic() + seconds
-        while time.monotonic() < ends_at and not self.cut_off("waiting"):
+        while time.monotonic() < ends_at and not self.why_over("waiting"):
             time.sleep(min(TICK, seconds))
 
-    def call(
-        self, doing: str, function: Callable[[], T], discard: Callable[[T], object] | None = None
-    ) -> T:
+    def call(self, doing: str, function: Callable[[], T]) -> T:
         """Return what the function returns; raises what it raises, or Trouble at a cut-off.
 
         The function is one blocking call, in a thread of its own that goes on to nothing else. So
-        a call that never returns holds nothing up, and one that returns late has no effect; what
-        it returns is then discarded.
+        a call that never returns holds nothing up, and one that returns late has no effect.
         """
         self.refuse_if_over(doing)
         future = start(function)
-        try:
-            while not concurrent.futures.wait([future], TICK).done:
-                self.refuse_if_over(doing)
-        except Trouble:
-            if discard:
-                future.add_done_callback(lambda late: late.exception() or discard(late.result()))
-            raise
+        while not concurrent.futures.wait([future], TICK).done:
+            self.refuse_if_over(doing)
         return future.result()
 
 
@@ -676,32 +612,135 @@ class Turn(NamedTuple):
     report: Report
 
 
-# ---- One connection, to a server whose host key is known -----------------------------------------
+# ---- Reaching a server, before anything is sent to it --------------------------------------------
+
+# RSA keys have one name in a known-hosts file, but sign under three (RFC 8332, section 3).
+KNOWN_NAMES = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}
+# What paramiko raises where a connection breaks, or where what comes makes no sense.
+CONNECTION_ERRORS = (OSError, EOFError, ValueError, paramiko.SSHException)
+# How paramiko logs a line before the SSH banner, a login's banner (as bytes), and a goodbye.
+SAID = re.compile(
+    r"(?:Banner: |Auth banner: b['\"]|Disconnect \(code \d+\): )(.+?)['\"]?$", re.DOTALL
+)
 
 
-def connect_once(turn: Turn, seconds: float) -> tuple[paramiko.Transport, paramiko.PKey]:
-    """Return a connection, and the host key that it showed, not yet verified; raises Trouble."""
-    server, clock = turn.server, turn.clock
-    known_types = {key.get_name() for key in turn.access.keys_of(server)}
-    connection = clock.call("connecting", lambda: dial(server, seconds), socket.socket.close)
-    transport = paramiko.Transport(connection)
+class Transient(Trouble):
+    """There is no connection yet, and another try may succeed."""
+
+
+class Overheard(logging.Handler):
+    """Keeps paramiko's own log of a connection: some words of a server stand only there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=200)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage()[:1000])
+
+    def quote(self) -> str:
+        """Return a sentence with what the server said, or ""."""
+        said = [found[1] for found in map(SAID.match, list(self.lines)) if found]
+        text = "\n".join(said).replace(r"\r", "").replace(r"\n", "\n")
+        return f" The server said: {sentence(one_line(text))}" if said else ""
+
+
+class Connection(NamedTuple):
+    """A connection after the handshake, before the login."""
+
+    transport: paramiko.Transport
+    overheard: Overheard
+    host_key: paramiko.PKey  # proved by its signature, not yet compared with the known ones
+
+
+def dial(server: Server, seconds: float) -> socket.socket:
+    """Return a TCP connection to the first address of the host that accepts; raises Transient."""
+    place = f"{server.host} port {server.port}"
     try:
+        connection = socket.create_connection((server.host, server.port), seconds)
+        # As ssh does. Otherwise small packets wait for the acknowledgement of the one before.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    except socket.gaierror:
+        reason = f"Cannot resolve {server.host}. Check how it is written, and DNS."
+    except socket.timeout:
+        reason = f"Timed out after {seconds:g} s while connecting to {place}."
+    except OSError as error:
+        reason = f"Cannot connect to {place}: {error.strerror or error}."
+        if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH):  # the words of Cisco's script
+            reason = f"[Errno None] Unable to connect to port {server.port} on {server.host}"
+    raise Transient(reason)
+
+
+def explain_incompatible(transport: paramiko.Transport, overheard: Overheard, said: str) -> str:
+    """Return why the server and paramiko have no language in common, and what to do."""
+    if not transport.remote_version.startswith(("SSH-2.0-", "SSH-1.99-")):  # RFC 4253, section 5.1
+        offer = sentence(one_line(transport.remote_version))
+        return f"The server does not speak SSH 2, which this script needs. It offers: {offer}"
+    version = paramiko.__version__
+    reason = f"The server and paramiko {version} have no algorithm in common: {said}."
+    # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first. paramiko 4
+    # helps only if it can use one of the host keys; it lacks ssh-dss.
+    words = set(re.findall(r"[^\s,]+", "\n".join(list(overheard.lines))))
+    usable = words & {"ssh-rsa", *transport.get_security_options().key_types}
+    if usable and not version.startswith("4.") and not transport.host_key_type:
+        install = command_line(sys.executable, "-m", "pip", "install", "paramiko<5")
+        reason += f" Run {install} if the server offers nothing newer than SHA-1."
+    return reason
+
+
+def shake_hands(
+    transport: paramiko.Transport, overheard: Overheard, server: Server, seconds: float
+) -> paramiko.PKey:
+    """Return the server's host key; raises Trouble, or Transient if another try may succeed."""
+    place = f"{server.host} port {server.port}"
+    try:
+        transport.start_client(timeout=seconds)
+        return transport.get_remote_server_key()  # raises SSHException if the time ran out
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        raise Trouble(explain_incompatible(transport, overheard, one_line(str(error)))) from None
+    except CONNECTION_ERRORS as error:
+        reason = f"No usable SSH answer from {place}: {sentence(one_line(str(error)))}"
+        if transport.is_active():
+            reason = f"Timed out after {seconds:g} s in the SSH handshake with {place}."
+        hint = "Is it an MMP? Is the server overloaded?"
+        raise Transient(f"{reason}{overheard.quote()} {hint}") from None
+
+
+def hang_up(transport: paramiko.Transport) -> None:
+    """End a connection, so that the server knows it at once."""
+    # Transport.close() alone leaves the socket open for the 0.1 s that its thread still reads.
+    with contextlib.suppress(OSError):
+        transport.sock.shutdown(socket.SHUT_RDWR)
+    transport.close()
+    transport.sock.close()  # which close() leaves open if no handshake began
+
+
+def connect_once(turn: Turn, seconds: float) -> Connection:
+    """Return a connection whose host key is not yet compared; raises Trouble."""
+    server, clock = turn.server, turn.clock
+    known_types: Collection[str] = turn.access.known_hosts.lookup(server.known_as) or ()
+    overheard = Overheard()
+    transport = paramiko.Transport(clock.call("connecting", lambda: dial(server, seconds)))
+    try:
+        transport.logger = logging.Logger("this connection")
+        transport.logger.addHandler(overheard)
         # paramiko's own limits must not end anything: they follow a clock that can be set.
         transport.banner_timeout = transport.handshake_timeout = NEVER
-        transport.auth_timeout = transport.channel_timeout = NEVER
-        # The known types first, as ssh does: a key of another type would prove nothing.
+        transport.auth_timeout = transport.channel_timeout = transport.clear_to_send_timeout = NEVER
+        # The known types first, as ssh does: else the server may show a key of another type.
         security = transport.get_security_options()
         security.key_types = sorted(
             security.key_types, key=lambda name: KNOWN_NAMES.get(name, name) not in known_types
         )
-        host_key = clock.call("connecting", lambda: shake_hands(transport, server, seconds))
-        return transport, host_key
+        shake = functools.partial(shake_hands, transport, overheard, server, seconds)
+        return Connection(transport, overheard, clock.call("connecting", shake))
     except Exception:
         hang_up(transport)
         raise
 
 
-def connect(turn: Turn) -> tuple[paramiko.Transport, paramiko.PKey]:
+def connect(turn: Turn) -> Connection:
     """Return what connect_once does; tries again while there is time for a try."""
     seconds = turn.clock.seconds * TRY_SHARE
     for _ in range(1, CONNECT_TRIES):
@@ -714,204 +753,307 @@ def connect(turn: Turn) -> tuple[paramiko.Transport, paramiko.PKey]:
     return connect_once(turn, seconds)
 
 
-def hang_up(transport: paramiko.Transport) -> None:
-    transport.close()
-    transport.sock.close()  # which paramiko leaves open if the handshake failed
-
-
-def is_alive(transport: paramiko.Transport) -> bool:
-    """Return whether the connection lives; paramiko's thread ends a moment after it."""
-    for _ in range(round(HANG_UP_SECONDS / TICK)):  # a suspension of this process takes one of them
-        transport.join(TICK)
-    return transport.is_active()
-
-
-def describe(key: paramiko.PKey) -> str:
+def fingerprint(key: paramiko.PKey) -> str:
+    """Return the type and the fingerprint of a host key, as ssh prints them."""
     return f"{key.get_name()} {key.fingerprint}"
+
+
+def explain_host_key(key: paramiko.PKey, known: Mapping[str, paramiko.PKey], turn: Turn) -> str:
+    """Return why a host key is not trusted, and what to do."""
+    file, name, shown = turn.access.known_hosts_file, turn.server.known_as, fingerprint(key)
+    way = "--check" if turn.server.is_web_bridge else "--sessions"  # which contacts this server
+    store = turn.access.command(way, "--accept-new-host-keys")
+    if not known:
+        return (
+            f"New host key, not trusted yet: {shown}. It is not in {file}. The password was not "
+            "sent to it. Compare the fingerprint with the server's own. If it is the same, run "
+            f"{store} to store the key."
+        )
+    what = f"The server has no host key of a known type: {', '.join(sorted(known))}."
+    if key.get_name() in known:
+        what = f"The host key has CHANGED. Known: {fingerprint(known[key.get_name()])}."
+    forget = command_line("ssh-keygen", "-R", name, "-f", file)
+    return (
+        f"{what} Shown: {shown}. The password was not sent to it. This may be an attack. Only if "
+        f"you know that the server has a new key, run {forget} && {store} to delete the old key "
+        "and store the new one."
+    )
+
+
+def login_by_hand(turn: Turn) -> str:
+    """Return the command that logs in as this script does."""
+    account = f"{turn.access.username}@{turn.server.host}"
+    return command_line("ssh", "-p", turn.server.port, account)
+
+
+def explain_refusal(turn: Turn, connection: Connection) -> str:
+    """Return why a login may have been refused, the server's own words first."""
+    access = turn.access
+    odd = ""
+    if access.password != access.password.strip(" \t") or "\xa0" in access.password:
+        odd = " Mind that it has a space at its beginning or end, or a no-break space."
+    return (
+        f"Login refused.{connection.overheard.quote()} It is not tried again. Check the "
+        f"password ({access.password_source}).{odd} Other causes: an expired password, a locked "
+        "account, an MMP 'user host' or 'user duty' rule, or the server hung up. Try "
+        f"{login_by_hand(turn)} once by hand."
+    )
+
+
+# ---- Judging an answer ---------------------------------------------------------------------------
+
+DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
+
+
+class Answer(NamedTuple):
+    """What came after a command was sent."""
+
+    text: bytes
+    status: int | None  # the exit status, None if none came
+    accepted: bool  # whether the server replied that it runs the command
+    cut: str  # why the answer's end was not seen, or ""
+
+
+class Verdict(NamedTuple):
+    """What became of a command."""
+
+    is_success: bool
+    reason: str  # of a success: what the server answered
+    in_doubt: bool = False  # whether the restart may have happened all the same
+
+    def explain(self) -> str:
+        """Return what the log says of a failure."""
+        return f"{sentence(self.reason)} {DOUBT}" if self.in_doubt else self.reason
+
+
+# A reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure (Cisco's MMP
+# reference). Prose is neither success nor failure.
+FAILURE = re.compile(
+    rb"FAILURE:|^[ \t]*(?:(?i:failure:|failed:|error:)|ERROR\b|(?P<unknown>Unknown command)\b)",
+    re.MULTILINE,
+)
+SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
+SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
+# The first SUCCESS lines are only about certificates. This one is about the Web Bridge.
+RESTART_CONFIRMED = re.compile(  # bounded, so that no text takes long to search
+    SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)",
+    re.MULTILINE,
+)
+HALF_DONE = re.compile(SUCCESS + rb"[^\n]*(?i:not|disabled|stopped|failed)\b", re.MULTILINE)
+
+
+def judge_failure(answer: Answer) -> Verdict | None:
+    """Return the verdict on a failure, even if the connection broke later; None if it is none."""
+    failure = FAILURE.search(answer.text)
+    if failure or answer.status:
+        said = one_line(answer.text[failure.start() :] if failure else answer.text)
+        if answer.status:
+            said += f" (exit status {answer.status})"
+        if failure and failure["unknown"]:
+            said += ". CMS 3.0 and newer have no Web Bridge 2. Take this server out of WEBBRIDGES."
+        is_contradicted = bool(answer.status and RESTART_CONFIRMED.search(answer.text))
+        return Verdict(False, f"The server answered: {said}", in_doubt=is_contradicted)
+    nothing_came = not answer.text.strip() and answer.status is None
+    if nothing_came and not answer.accepted and not answer.cut:
+        return Verdict(False, "The server refused to run the command.")
+    return None
+
+
+def is_confirmed(answer: Answer) -> bool:
+    """Return whether an answer that came to its end, without a failure, confirms the restart."""
+    if RESTART_CONFIRMED.search(answer.text):
+        return True
+    if answer.status is None:
+        return False
+    # Exit status 0: the whole command ran and did not fail. It may print nothing.
+    if not answer.text.strip():
+        return answer.accepted
+    return bool(SUCCESS_LINE.search(answer.text)) and not HALF_DONE.search(answer.text)
+
+
+def judge_restart(answer: Answer) -> Verdict:
+    """Return what the answer to the restart command means. Nothing else decides about it."""
+    failure = judge_failure(answer)
+    if failure:
+        return failure
+    said = one_line(answer.text)
+    if answer.cut:
+        heard = f" It had answered: {said}." if answer.text.strip() else ""
+        return Verdict(False, f"{answer.cut}{heard}", in_doubt=True)
+    if is_confirmed(answer):
+        return Verdict(True, said)
+    status = "no exit status" if answer.status is None else "exit status 0"
+    reason = f"The answer does not confirm the restart: {said} ({status})."
+    return Verdict(False, reason, in_doubt=True)
+
+
+# ---- One login, to a server whose host key is known ----------------------------------------------
 
 
 def store_host_key(key: paramiko.PKey, turn: Turn) -> None:
     """Store a new host key, so that it is known from now on, and tell it; raises Trouble."""
     access, name = turn.access, turn.server.known_as
     try:
+        access.known_hosts_file.touch(mode=0o600)  # if it is new: whatever the umask is
         append(access.known_hosts_file, f"{name} {key.get_name()} {key.get_base64()}\n")
     except OSError as error:
         reason = f"Cannot write to {access.known_hosts_file}: {explain_file(error)}"
         raise Trouble(f"{reason} No password was sent.") from None
-    access.known_hosts.append(KnownHost(0, [name], key))
-    turn.report.say(f"Server {turn.server}: new host key stored: {describe(key)}")
+    access.known_hosts.add(name, key.get_name(), key)
+    turn.report.say(f"Server {turn.server}: new host key stored: {fingerprint(key)}")
 
 
 def verify_host_key(key: paramiko.PKey, turn: Turn) -> None:
     """Raises Trouble unless this is a known host key of the server, or the first and accepted."""
-    server, access = turn.server, turn.access
-    known, file = access.keys_of(server), access.known_hosts_file
-    if key in known:
+    known: Mapping[str, paramiko.PKey]
+    known = turn.access.known_hosts.lookup(turn.server.known_as) or {}
+    if known.get(key.get_name()) == key:
         return
-    if access.accept_new_host_keys and not known:
-        store_host_key(key, turn)
-        return
-    not_sent = "The password was not sent to it."
-    skipped = ", ".join(str(line.line) for line in access.lines_of(server) if not line.key)
-    unusable = f" (line {skipped} has a marker or a type that cannot be used)" if skipped else ""
-    if not known:
-        raise Trouble(
-            f"New host key, not trusted yet: {describe(key)}. It is not in {file}{unusable}. "
-            f"{not_sent} Compare the fingerprint with the server's own, then store the "
-            f"key with {STORE_KEY_OPTIONS}."
-        )
-    same_type = ", ".join(describe(each) for each in known if each.get_name() == key.get_name())
-    types = ", ".join(sorted({each.get_name() for each in known}))
-    what = f"The server has no host key of a known type: {types}{unusable}."
-    if same_type:
-        what = f"The host key has CHANGED. Known: {same_type}."
-    raise Trouble(
-        f"{what} Shown: {describe(key)}. {not_sent} This may be an attack. Only if you know that "
-        f'the server has a new key, delete the old one (ssh-keygen -R "{server.known_as}" -f '
-        f'"{file}"), then store the new one with {STORE_KEY_OPTIONS}.'
-    )
+    if known or not turn.access.accept_new_host_keys:
+        raise Trouble(explain_host_key(key, known, turn))
+    store_host_key(key, turn)
 
 
-# ---- One login -----------------------------------------------------------------------------------
+Answering = Callable[[str, str, list[tuple[str, bool]]], list[str]]
 
 
-@contextlib.contextmanager
-def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
-    """Yield a connection that is logged in, and hang up at its end; raises Trouble.
-
-    Each connection carries the password once, after its host key was verified. There is a second
-    one only if the server says that it accepts no passwords as such, but may ask a question for
-    one. It is a new one, because many servers hang up at a second request to log in. (Only a server
-    that first judges the password and then says so judges it twice.)
-    """
-    for as_answer in (False, True):
-        transport, host_key = connect(turn)
-        try:
-            verify_host_key(host_key, turn)
-            if send_password(turn, transport, as_answer):
-                yield transport
-                return
-        finally:
-            hang_up(transport)
-    raise Trouble("The server does not accept this answer.")
-
-
-def answer_from(unused: list[str]) -> Callable[[str, str, list[tuple[str, bool]]], list[str]]:
-    """Return what answers one question with the password, which it takes out of the list."""
+def answer_once(password: str) -> Answering:
+    """Return what answers one hidden question with the password, and refuses all others."""
+    unused = [password]
 
     def answer(_title: str, _text: str, questions: list[tuple[str, bool]]) -> list[str]:
         shows_what_is_typed = any(echo for _, echo in questions)  # so it asks for something else
         if shows_what_is_typed or len(questions) > len(unused):
-            raise paramiko.SSHException  # which paramiko passes on to who waits for the login
+            raise paramiko.SSHException  # which ends the login, see authenticate
         return [unused.pop() for _ in questions]
 
     return answer
 
 
-def send_password(turn: Turn, transport: paramiko.Transport, as_answer: bool) -> bool:
-    """Log in, and return True, or False if the server wants an answer instead; raises Trouble.
+def send_password(turn: Turn, transport: paramiko.Transport) -> list[str]:
+    """Give the password, and return what the server still wants; raises as paramiko does.
 
-    Only this uses the password.
+    It goes out as a password. Only if the server then names questions, and no password, as ways to
+    log in, it is the answer to one question. Only this function uses the password. (A server that
+    judges it first and then names only questions, judges it twice. Nobody can tell them apart.)
     """
-    if not transport.is_active():
-        raise Trouble("The connection broke off before the login.")
-    name, password = MMP_USERNAME, turn.access.password
-    # paramiko's fallback would send the password again, as the answer to any question.
-    login = functools.partial(transport.auth_password, name, password, fallback=False)
-    unused = [password]
-    if as_answer:
-        login = functools.partial(transport.auth_interactive, name, answer_from(unused))
-    by_hand = f"ssh -p {turn.server.port} {name}@{turn.server.host}"
+    name, password = turn.access.username, turn.access.password
+    # paramiko's own fallback would answer every question with it, however many there are.
+    as_password = functools.partial(transport.auth_password, name, password, fallback=False)
+    as_answer = functools.partial(transport.auth_interactive, name, answer_once(password))
     try:
-        still_wanted = turn.clock.call("logging in", login)
+        return turn.clock.call("logging in", as_password)
+    except paramiko.BadAuthenticationType as error:
+        if "keyboard-interactive" not in error.allowed_types:
+            raise
+    return turn.clock.call("logging in", as_answer)
+
+
+def authenticate(turn: Turn, connection: Connection) -> None:
+    """Log in, on a connection whose host key was verified; raises Trouble."""
+    if not connection.transport.is_active():
+        raise Trouble("The connection broke off before the login.")
+    try:
+        still_wanted = send_password(turn, connection.transport)
     except (paramiko.AuthenticationException, OSError, EOFError, ValueError) as error:
-        named: list[str] = getattr(error, "allowed_types", [])  # of BadAuthenticationType
-        methods = [method for method in named if method]  # paramiko takes an empty list for [""]
-        if "keyboard-interactive" in methods:
-            return False
-        if methods and "password" not in methods:
-            only = show(", ".join(methods))
+        methods = [name for name in getattr(error, "allowed_types", []) if name]
+        if methods and "keyboard-interactive" not in methods:
+            only = one_line(", ".join(methods))
             hint = "Use an account that logs in with a password."
             raise Trouble(f"The server accepts no password, only {only}. {hint}") from None
-        sent = "once" if unused else "twice, the second time as an answer,"
-        raise Trouble(
-            f"Login refused. The password was sent {sent} and is not sent again. Check it "
-            f"({turn.access.password_source}), then try once by hand ({by_hand}). Other causes: a "
-            "locked account, an MMP 'user host' or 'user duty' rule, or the server hung up."
-        ) from None
-    except paramiko.SSHException:
-        still_wanted = ["something, for this was neither yes nor no"]
+        raise Trouble(explain_refusal(turn, connection)) from None
+    except paramiko.SSHException:  # neither yes nor no: it asked for something else
+        still_wanted = ["something else"]
     if still_wanted:
         raise Trouble(
             "The server did not let this script in with the password alone. The password may have "
-            f"expired, or the server asks for more. Log in once by hand: {by_hand}"
+            f"expired, or the server asks for more. Try {login_by_hand(turn)} once by hand."
         )
-    return True
+
+
+@contextlib.contextmanager
+def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
+    """Yield a connection that is logged in, and hang up at its end; raises Trouble."""
+    connection = connect(turn)
+    try:
+        verify_host_key(connection.host_key, turn)
+        authenticate(turn, connection)
+        yield connection.transport
+    finally:
+        hang_up(connection.transport)
 
 
 # ---- One command ---------------------------------------------------------------------------------
 
-REPLY_LINE = re.compile(SUCCESS + rb"|FAILURE:", re.MULTILINE)
+
+def is_alive(transport: paramiko.Transport) -> bool:
+    """Return whether the connection lives; paramiko's thread ends a moment after it."""
+    transport.join(HANG_UP_SECONDS)
+    return transport.is_active()
 
 
-def has_whole_reply_line(text: bytes | bytearray) -> bool:
-    """Return whether a line of a reply has come to its end."""
-    return bool(REPLY_LINE.search(text, 0, text.rfind(b"\n") + 1))
+def receive(channel: paramiko.Channel) -> tuple[bytes, bool]:
+    """Return what has come since the last look, and whether the output is at its end."""
+    try:
+        piece = channel.recv(MAX_ANSWER_BYTES)
+    except socket.timeout:
+        return b"", False
+    return piece.replace(b"\r", b"\n"), not piece
 
 
-def ask(turn: Turn, command: str) -> Answer:
-    """Log in, send the command, once, and return the answer; raises Trouble if it was not sent."""
-    with log_in(turn) as transport:
-        # recv() sends, and so may block, after a tenth of the window: hear() never takes so much.
-        open_session = functools.partial(transport.open_session, window_size=32 * MAX_ANSWER_BYTES)
-        try:
-            channel = turn.clock.call("opening a session", open_session)
-        except paramiko.ChannelException as error:
-            reason = f"The server refused to open a session (code {error.code})."
-            raise Trouble(f"{reason} Too many sessions may be open.") from None
-        except CONNECTION_ERRORS:
-            raise Trouble("The connection broke off while opening a session.") from None
-        channel.set_combine_stderr(True)
-        turn.clock.refuse_if_over("opening a session")
-        # In a thread of its own, because the answer can come before the reply to this request.
-        sending = start(lambda: channel.exec_command(command))
-        return hear(channel, sending, turn.clock)
+def has_ended(channel: paramiko.Channel, output_ended: bool, seconds_since_half: float) -> bool:
+    """Return whether the answer is at its end, of which one half was seen so many seconds ago.
+
+    The end has two halves, which come in any order: the exit status, and the server's end of file.
+    """
+    has_status = channel.exit_status != -1
+    if output_ended and channel.eof_received and has_status:
+        return True
+    if output_ended and channel.closed:  # by the server, or because the connection is lost
+        return True
+    patience = LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS
+    return seconds_since_half > patience and is_alive(channel.get_transport())
+
+
+def is_lost(channel: paramiko.Channel) -> bool:
+    """Return whether the connection broke off before both halves of the end had come."""
+    if not channel.closed or (channel.eof_received and channel.exit_status != -1):
+        return False
+    # paramiko answers a server's close, and a refused command, with its own end of file
+    # (Channel._close_internal). A lost connection gets none, and nothing else here sends one.
+    return not channel.eof_sent
+
+
+def hear_to_end(channel: paramiko.Channel, text: bytearray, clock: Clock) -> str:
+    """Add what comes to the text; return "" at the answer's end, or why its end was not seen."""
+    channel.settimeout(0)  # paramiko's own waits follow a clock that can be set
+    half_seen_at: float | None = None
+    while True:
+        # The clock first, and then one more look at what came: a FAILURE that came in time counts.
+        why_over = clock.why_over("waiting for the answer")
+        piece, output_ended = receive(channel)
+        text += piece
+        if len(text) > MAX_ANSWER_BYTES:
+            return "The answer is longer than any command's, so the rest was not heard."
+        if output_ended or channel.exit_status != -1:
+            half_seen_at = half_seen_at or time.monotonic()
+            ended = has_ended(channel, output_ended, time.monotonic() - half_seen_at)
+            if ended and not channel.recv_ready():  # else more came meanwhile
+                broke_off = "The connection broke off before the end of the answer."
+                return broke_off if is_lost(channel) else ""
+        if why_over:
+            return why_over
+        if not piece:
+            time.sleep(TICK)
 
 
 def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answer:
-    """Return all that comes until the answer's end, or until the clock is over."""
-    channel.settimeout(0)  # paramiko's own waits follow a clock that can be set
+    """Return the answer to the command that was sent, or is still being sent."""
     text = bytearray()
-    heard_at = time.monotonic()
-    half_ended_at = math.inf  # not yet
-    we_ended = False
-    cut: str | None = None  # as find_end returns it
-    while cut is None:
-        # Looked at before what came is read: a FAILURE of the last moment counts.
-        over = clock.cut_off("waiting for the answer")
-        try:
-            piece: bytes | None = channel.recv(MAX_ANSWER_BYTES)
-        except socket.timeout:
-            piece = None
-        now = time.monotonic()
-        if piece:
-            text += piece.replace(b"\r", b"\n")
-            heard_at = now
-        else:
-            time.sleep(TICK)
-        if piece == b"" or channel.exit_status != -1:
-            half_ended_at = min(half_ended_at, now)
-        cut = find_end(channel, piece == b"", now - half_ended_at, we_ended)
-        if channel.recv_ready():
-            cut = None  # for more came meanwhile
-        if cut is None and len(text) > MAX_ANSWER_BYTES:
-            cut = "The answer is longer than any command's, so the rest was not heard."
-        if cut is None and over:
-            cut = over
-        is_quiet = piece is None and now - heard_at > SECONDS_OF_SILENCE
-        if is_quiet and not we_ended and has_whole_reply_line(text):
-            we_ended = True  # some servers wait for our end of file before they end their answer
-            start(channel.shutdown_write)
+    try:
+        cut = hear_to_end(channel, text, clock)
+    except Exception as error:  # nobody foresaw it, and the command may have been sent
+        cut = explain_error(error)
     if not cut:
         concurrent.futures.wait([sending], HANG_UP_SECONDS)
     accepted = sending.done() and not sending.exception()
@@ -919,24 +1061,29 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
     return Answer(bytes(text), status, accepted, cut)
 
 
-def find_end(
-    channel: paramiko.Channel, output_ended: bool, since_half: float, we_ended: bool
-) -> str | None:
-    """Return "" at the answer's end, why the end will never come, or None to hear on.
+def open_channel(turn: Turn, transport: paramiko.Transport) -> paramiko.Channel:
+    """Return a channel for one command; raises Trouble."""
+    # recv() sends, and so may block, after a tenth of the window: receive() takes less than that.
+    open_session = functools.partial(transport.open_session, window_size=32 * MAX_ANSWER_BYTES)
+    try:
+        channel = turn.clock.call("opening a session", open_session)
+    except paramiko.ChannelException as error:
+        reason = f"The server refused to open a session (code {error.code})."
+        raise Trouble(f"{reason} Too many sessions may be open.") from None
+    except CONNECTION_ERRORS:
+        raise Trouble("The connection broke off while opening a session.") from None
+    channel.set_combine_stderr(True)
+    return channel
 
-    The end has two halves, which come in any order: the exit status, and the server's end of file.
-    Where one half is missing, its close of the channel is the end, or some seconds without it.
-    """
-    has_status = channel.exit_status != -1
-    if output_ended and channel.eof_received and has_status:
-        return ""
-    if output_ended and channel.closed:
-        # paramiko answers a close with its own end of file; a lost connection gets none. If we have
-        # sent ours, only a connection that lives on tells.
-        is_close = is_alive(channel.get_transport()) if we_ended else channel.eof_sent
-        return "" if is_close else "The connection broke off before the end of the answer."
-    is_late = since_half > (LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS)
-    return "" if is_late and is_alive(channel.get_transport()) else None
+
+def send_command(turn: Turn, command: str) -> Answer:
+    """Log in, send the command, once, and return the answer; raises if it was not sent."""
+    with log_in(turn) as transport:
+        channel = open_channel(turn, transport)
+        turn.clock.refuse_if_over("opening a session")
+        # In a thread of its own, because the answer can come before the reply to this request.
+        sending = start(lambda: channel.exec_command(command))
+        return hear(channel, sending, turn.clock)
 
 
 # ---- One server after another --------------------------------------------------------------------
@@ -947,57 +1094,69 @@ class Plan:
     """What is known before the first connection."""
 
     servers: Sequence[Server]  # to restart or to check
-    counters: dict[Server, set[str]]  # which counters the log of each server should have
+    counters: dict[Server, set[Bridge]]  # which counters the log of each server should have
     access: Access
+    seconds: float  # that each server has
     options: argparse.Namespace
 
 
+def why_end(stop: Stop, last_step: Clock) -> str:
+    """Return why no other server may have its turn after the last step, or ""."""
+    return f"Ended by {stop.signal.name}." if stop.signal else last_step.why_asleep()
+
+
 def take_turns(
-    servers: Collection[Server], plan: Plan, stop: Stop, report: Report, pause: float = 0
+    servers: Collection[Server],
+    plan: Plan,
+    stop: Stop,
+    report: Report,
+    last_step: Clock | None = None,
+    pause: float = 0,
 ) -> Iterator[Turn]:
-    """Yield each server's turn, until a signal comes; then tell who was not attempted."""
-    waiting = list(servers)
-    while waiting and not stop.signal:
+    """Yield a turn for each server, until a signal comes or the computer slept.
+
+    Then say which servers were not attempted. The last step is what the run did before.
+    """
+    waiting, last_step = list(servers), last_step or Clock(stop, 0)
+    while waiting and not why_end(stop, last_step):
         server = waiting.pop(0)
         report.say_on_terminal(f"Waiting for server {server} ...")
-        clock = Clock(stop, plan.options.timeout, time.monotonic())
-        yield Turn(server, plan.access, clock, report)
-        if waiting and pause:
+        last_step = Clock(stop, plan.seconds)
+        yield Turn(server, plan.access, last_step, report)
+        if waiting and pause and not why_end(stop, last_step):
             report.say_on_terminal(f"Pausing {pause:g} s before server {waiting[0]} ...")
-            Clock(stop, pause, time.monotonic()).sleep(pause)
-    if stop.signal:
+            last_step = Clock(stop, pause)
+            last_step.sleep(pause)
+    if waiting or stop.signal:
         names = ", ".join(server.address for server in waiting) or "none"
-        report.fail(f"Ended by {stop.signal.name}. Not attempted: {names}")
+        report.log_and_complain(f"{why_end(stop, last_step)} Not attempted: {names}")
 
 
-def send(turn: Turn, command: str, judge: Callable[[Answer], Verdict]) -> Verdict:
+def try_command(turn: Turn, command: str, judge: Callable[[Answer], Verdict]) -> Verdict:
     """Send one command to one server, once, and return what became of it."""
     try:
-        return judge(ask(turn, command))
-    except Trouble as trouble:  # nothing was sent
-        return Verdict(False, str(trouble), advice=trouble.advice)
+        answer = send_command(turn, command)
     except Exception as error:  # one server's trouble of any kind must not stop the others
-        may_be_sent = command == RESTART_COMMAND  # nobody foresaw this, so nobody knows
-        return Verdict(False, f"{type(error).__name__}: {show(str(error))}.", may_be_sent)
+        return Verdict(False, explain_error(error))  # the command was not sent
+    return judge(answer)
 
 
-def tell(turn: Turn, verdict: Verdict, done: str, verbose: bool) -> None:
+def tell_verdict(turn: Turn, verdict: Verdict, done: str, verbose: bool) -> None:
     """Print what became of one server."""
     took = f"{time.monotonic() - turn.clock.began:.1f} s"
     if not verdict.is_success:
-        reason = f"{verdict.explain()}{verdict.advice}"
-        turn.report.complain(f"Server {turn.server} FAILED after {took}: {reason}")
+        turn.report.complain(f"Server {turn.server} FAILED after {took}: {verdict.explain()}")
         return
     turn.report.say(f"Server {turn.server} {done} in {took}")
     if verbose:
         turn.report.say(f"  answered: {verdict.reason}")
 
 
-def restart_all(plan: Plan, stop: Stop, report: Report) -> bool:
+def restart_all(plan: Plan, stop: Stop, report: Report, last_step: Clock | None = None) -> bool:
     """Restart the servers, log and print each result; return whether all were restarted."""
     restarted = 0
-    for turn in take_turns(plan.servers, plan, stop, report, plan.options.pause):
-        verdict = send(turn, RESTART_COMMAND, judge_restart)
+    for turn in take_turns(plan.servers, plan, stop, report, last_step, plan.options.pause):
+        verdict = try_command(turn, RESTART_COMMAND, judge_restart)
         address = turn.server.address
         if verdict.is_success:
             restarted += 1
@@ -1005,8 +1164,8 @@ def restart_all(plan: Plan, stop: Stop, report: Report) -> bool:
         else:  # these, too, are the words of Cisco's script
             begin = f"Failed to restart webbridge on server {address}. Error:"
             report.log(begin, verdict.explain())
-        tell(turn, verdict, "restarted", plan.options.verbose)
-    report.say(f"Restarted {restarted} of {counted(len(plan.servers), 'server')}.")
+        tell_verdict(turn, verdict, "restarted", plan.options.verbose)
+    report.say(f"Restarted {restarted} of {plural(len(plan.servers), 'server')}.")
     return restarted == len(plan.servers)
 
 
@@ -1020,8 +1179,8 @@ def judge_check(answer: Answer) -> Verdict:
     """Return whether the answer says that the Web Bridge is enabled."""
     failure = judge_failure(answer)
     if failure:
-        return failure
-    said = show(answer.text)
+        return failure._replace(in_doubt=False)  # nothing was restarted
+    said = one_line(answer.text)
     if answer.cut:
         return Verdict(False, f"{answer.cut} It had answered: {said}.")
     if ENABLED_LINE.search(answer.text):
@@ -1033,10 +1192,10 @@ def check_all(plan: Plan, stop: Stop, report: Report) -> bool:
     """Check the servers and print each result; return whether all are ready."""
     ready = 0
     for turn in take_turns(plan.servers, plan, stop, report):
-        verdict = send(turn, CHECK_COMMAND, judge_check)
+        verdict = try_command(turn, CHECK_COMMAND, judge_check)
         ready += verdict.is_success
-        tell(turn, verdict, "OK (Web Bridge enabled)", plan.options.verbose)
-    report.say(f"{ready} of {counted(len(plan.servers), 'server')} ready.")
+        tell_verdict(turn, verdict, "OK (Web Bridge enabled)", plan.options.verbose)
+    report.say(f"{ready} of {plural(len(plan.servers), 'server')} ready.")
     return ready == len(plan.servers)
 
 
@@ -1044,19 +1203,6 @@ def check_all(plan: Plan, stop: Stop, report: Report) -> bool:
 
 # Only --sessions, --if-leaked and --max-active need this part and the next two.
 
-WEB = "Web Bridge"
-CALL = "Call Bridge"  # it logs CMA: users of the Cisco Meeting App, those with WebRTC among them
-SEARCHED = f"the last {LOG_STEPS[-1] // MIB} MiB of the log"
-MAX_COUNTER_AGE = {WEB: MAX_WEB_BRIDGE_AGE, CALL: MAX_CALL_BRIDGE_AGE}
-COUNTER_EXAMPLE = {
-    WEB: '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
-    CALL: 'host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}',
-}
-COUNTER_HINT = {
-    WEB: " Check that this server runs a Web Bridge 2.",
-    CALL: " CMS 2.8 and newer log it. If other servers run the Call Bridges, list all of those in "
-    "CALLBRIDGES.",
-}
 TIMED_LINE = re.compile(
     rb"(?P<time>(?:[A-Z][a-z]{2} {1,2}\d{1,2}|\d{4}-\d\d-\d\d)[ T]\d\d:\d\d:\d\d)"
     rb"(?:[.,]\d{1,9})?(?P<zone>Z|[+-]\d\d:?\d\d)?"
@@ -1073,12 +1219,32 @@ WEB_STATS = rb"\[DEBUGG?ING\][ \t]*Stats[ \t]+(\d{1,9})[ \t]*,"
 CALL_STATS = rb'STATS[ \t]*:.*?"CMA"[ \t]*:[ \t]*"(\d{1,9}/\d{1,9})"'
 TYPED = rb"<[ \t]*webbridge[ \t]+restart[ \t]*>:[ \t]*permission granted"
 RESTART = rb"User \S+ from \S+ issued command " + TYPED
-COUNTER_LINE = {
-    WEB: re.compile(BEFORE_PROCESS + rb"webbridge" + INFO + WEB_STATS),
-    CALL: re.compile(BEFORE_PROCESS + rb"server" + INFO + CALL_STATS),
-}
-RESTART_LINE = re.compile(BEFORE_PROCESS + rb"cli" + AFTER_PROCESS + RESTART)
+RESTART_LOGGED = re.compile(BEFORE_PROCESS + rb"cli" + AFTER_PROCESS + RESTART)
 WORDS = (b"Stats", b"STATS", b"issued command")  # each of these lines has one of them
+
+
+class Bridge(NamedTuple):
+    """A process that logs a counter."""
+
+    name: str
+    line: re.Pattern[bytes]  # from behind the time
+    example: str
+    hint: str  # where there is no such line
+
+
+WEB = Bridge(
+    "Web Bridge",
+    re.compile(BEFORE_PROCESS + rb"webbridge" + INFO + WEB_STATS),
+    '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
+    " Check that this server runs a Web Bridge 2.",
+)
+CALL = Bridge(  # its CMA are users of the Cisco Meeting App, those with WebRTC among them
+    "Call Bridge",
+    re.compile(BEFORE_PROCESS + rb"server" + INFO + CALL_STATS),
+    'host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}',
+    " CMS 2.8 and newer log it. If other servers run the Call Bridges, list all of those in "
+    "CALLBRIDGES.",
+)
 
 
 class Counter(NamedTuple):
@@ -1086,166 +1252,209 @@ class Counter(NamedTuple):
 
     active: int
     shown: str
-    age: datetime.timedelta  # up to the log's last line
+    logged: datetime.datetime
+    otherwise: datetime.datetime | None  # if LOG_TIMES_ARE_LOCAL were set the other way
 
 
-class Reading(NamedTuple):
-    """What the end of a log says."""
-
-    end: datetime.datetime | None  # the time of its last line
-    counters: dict[str, Counter]
-    problem: str = ""  # why it is of no use
-
-    def end_shown(self) -> str:
-        return f"{self.end:%Y-%m-%d %H:%M:%S}" if self.end else "-"
+def utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
 
 
-Readings = dict[Server, Reading]
+def with_zone(moment: datetime.datetime, is_local: bool) -> datetime.datetime | None:
+    """Return the moment of a time that may have no zone: then it is local, or UTC.
 
-
-def format_span(span: datetime.timedelta) -> str:
-    """Return a span of time in its largest useful unit, without its sign."""
-    minutes = round(abs(span).total_seconds() / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return counted(minutes // 60, "hour") if minutes < 2880 else counted(minutes // 1440, "day")
-
-
-def parse_time(found: re.Match[bytes], near: datetime.datetime) -> datetime.datetime | None:
-    """Return the time of a line, or None for a date that does not exist.
-
-    A time without a year is in the year that brings it nearest to the other time. A time without a
-    zone is taken for UTC.
+    Of the hour that the end of summer time repeats, it is the first: so no counter seems too young.
+    None: this computer has no local time so long ago, or so far ahead.
     """
-    text = found["time"].decode().replace("T", " ") + (found["zone"] or b"Z").decode()
-    candidates, layout = [text], "%Y-%m-%d %H:%M:%S%z"
+    if moment.tzinfo or not is_local:
+        return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+    try:
+        return moment.astimezone()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def parse_time(found: re.Match[bytes], now: datetime.datetime) -> datetime.datetime | None:
+    """Return the time of a line, which may have no zone, or None for a date that does not exist.
+
+    A time without a year is in the year that brings it nearest to now.
+    """
+    text = found["time"].decode().replace("T", " ") + (found["zone"] or b"").decode()
+    candidates, layout = [text], "%Y-%m-%d %H:%M:%S"
     if text[0].isalpha():
-        years = range(near.year - 4, near.year + 5)  # so that one of them has a February 29
-        candidates, layout = [f"{year} {text}" for year in years], "%Y %b %d %H:%M:%S%z"
-    moments = []
+        years = range(now.year - 4, now.year + 5)  # so that one of them has a February 29
+        candidates, layout = [f"{year} {text}" for year in years], "%Y %b %d %H:%M:%S"
+    moments = {}  # by their distance from now
     for candidate in candidates:
         with contextlib.suppress(ValueError):
-            moments.append(datetime.datetime.strptime(candidate, layout))
-    return min(moments, key=lambda moment: abs(moment - near), default=None)
+            moment = datetime.datetime.strptime(candidate, layout + ("%z" if found["zone"] else ""))
+            logged = with_zone(moment, LOG_TIMES_ARE_LOCAL)
+            if logged:
+                moments[abs(logged - now)] = moment
+    return moments[min(moments)] if moments else None
 
 
 def lines_from_end(text: bytes) -> Iterator[bytes]:
     """Yield the lines of a text, the last one first, without a copy of all of them."""
     end = len(text)
     while end >= 0:
-        start = text.rfind(b"\n", 0, end) + 1
-        yield text[start:end]
-        end = start - 1
+        begin = text.rfind(b"\n", 0, end) + 1
+        yield text[begin:end]
+        end = begin - 1
 
 
-def parse_log(text: bytes, wanted: Collection[str], now: datetime.datetime) -> Reading:
-    """Return when a log ends, and the newest readable counter of each wanted kind."""
-    end = None
-    counters: dict[str, Counter] = {}
+def parse_log(text: bytes, wanted: Set[Bridge], now: datetime.datetime) -> dict[Bridge, Counter]:
+    """Return the newest readable counter of each wanted kind."""
+    counters: dict[Bridge, Counter] = {}
     was_restarted = False  # the Web Bridge, after the lines that are still to come
     for line in lines_from_end(text):
-        if end and not any(word in line for word in WORDS):
-            continue
-        found = TIMED_LINE.match(line)
-        moment = found and parse_time(found, end or now)
+        found = TIMED_LINE.match(line) if any(word in line for word in WORDS) else None
+        moment = found and parse_time(found, now)
         if not found or not moment:
             continue
-        end = end or moment
-        was_restarted = was_restarted or bool(RESTART_LINE.match(line, found.end()))
+        was_restarted = was_restarted or bool(RESTART_LOGGED.match(line, found.end()))
         for bridge in wanted - counters.keys():
-            counter = COUNTER_LINE[bridge].match(line, found.end())
+            counter = bridge.line.match(line, found.end())
             if counter:
                 shown = counter[1].decode()
                 if was_restarted and bridge == WEB:  # which ended all sessions
                     shown = "0 (restarted since)"
+                logged = with_zone(moment, LOG_TIMES_ARE_LOCAL) or moment
+                otherwise = None if moment.tzinfo else with_zone(moment, not LOG_TIMES_ARE_LOCAL)
                 active = int(re.split("[ /]", shown)[0])
-                counters[bridge] = Counter(active, shown, end - moment)
+                counters[bridge] = Counter(active, shown, logged, otherwise)
         if len(counters) == len(wanted):
             break
-    return Reading(end, counters)
-
-
-def find_problem(reading: Reading, wanted: Collection[str], now: datetime.datetime) -> str:
-    """Return why the counters of a log are of no use, or "" if they are fit to count."""
-    if reading.end is None:
-        return f"No line in {SEARCHED} begins with a time."
-    if abs(now - reading.end) > MAX_LOG_AGE:
-        when = "ago" if reading.end < now else "from now; check both clocks"
-        return f"The log ends on {reading.end_shown()}, {format_span(now - reading.end)} {when}."
-    for bridge in sorted(wanted, reverse=True):  # the Web Bridge first
-        counter = reading.counters.get(bridge)
-        if counter is None:
-            missing = f"No {bridge} counter in {SEARCHED}"
-            hint = "" if CALLBRIDGES and bridge == CALL else COUNTER_HINT[bridge]
-            return f"{missing} (such a line has: {COUNTER_EXAMPLE[bridge]}).{hint}"
-        if abs(counter.age) > MAX_COUNTER_AGE[bridge]:
-            when = "before" if counter.age > datetime.timedelta(0) else "after"
-            age = f"{format_span(counter.age)} {when} the log's end"
-            return f"The newest {bridge} counter is too old: it was logged {age}."
-    return ""
+    return counters
 
 
 # ---- Reading the logs ----------------------------------------------------------------------------
 
-READING = "reading the server's log"
-
 
 def read_end(file: paramiko.SFTPFile, limit: int) -> bytes:
     """Return whole lines, at most so many bytes, from a log's end; raises Trouble, or as SFTP."""
-    size = file.stat().st_size or 0  # 0 is no empty log: a virtual file does not tell its size
-    start = max(0, size - limit)
-    file.seek(start)
+    size = file.stat().st_size or 0
+    end = size or sys.maxsize  # 0 is no empty log: a virtual file does not tell its size
+    begin = max(0, size - limit)
+    file.seek(begin)
     file.prefetch(size, max_concurrent_requests=32)  # of 32 KiB; some servers take no more at once
     text, length = b"", 0
-    while True:
-        piece = file.read(MIB)
+    while begin + length < end:  # what is logged from now on does not count
+        size_wanted = min(1 << 20, end - begin - length)
+        piece = file.read(size_wanted)
         text, length = (text + piece)[-limit:], length + len(piece)
-        if len(piece) < MIB:  # the end, which paramiko tells once: another read could wait for ever
+        if len(piece) < size_wanted:  # the end, which paramiko tells once
             break
-    if start + length < size:
+    if begin + length < size:
         raise Trouble("The log became shorter while it was read. Try again.")
-    if start > 0 or length > limit:  # what is left of a line can look like a line of its own
+    if begin > 0 or length > limit:  # what is left of a line can look like a line of its own
         text = text.partition(b"\n")[2]
     return text
 
 
-def read_counters(
-    file: paramiko.SFTPFile, limit: int, wanted: Collection[str], now: datetime.datetime
-) -> Reading:
-    """Return what so many bytes from the end of the log say; a strange log can take long."""
-    return parse_log(read_end(file, limit), wanted, now)
+def fetch(turn: Turn, transport: paramiko.Transport, function: Callable[[], T]) -> T:
+    """Return what a step of reading the log returns; raises Trouble."""
+    doing = "reading the server's log"
+    try:
+        return turn.clock.call(doing, function)
+    except (Trouble, paramiko.SFTPError, *CONNECTION_ERRORS) as error:
+        if not is_alive(transport):
+            raise Trouble(f"The connection broke off while {doing}.") from None
+        if isinstance(error, Trouble):
+            raise
+        said = sentence(one_line(str(error)))
+        hint = f"Check what {turn.access.username} may do."
+        raise Trouble(f"The server does not show its log over SFTP: {said} {hint}") from None
 
 
-def read_log(turn: Turn, wanted: Collection[str]) -> Reading:
-    """Read no more of the end of the server's log than it takes to find the wanted counters."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+def read_log(turn: Turn, wanted: Set[Bridge]) -> dict[Bridge, Counter]:
+    """Return the wanted counters that the end of the server's log has; raises Trouble.
+
+    Reads no more than it takes to find them.
+    """
+    counters: dict[Bridge, Counter] = {}
     with log_in(turn) as transport:
-        try:
-            file = turn.clock.call(READING, lambda: transport.open_sftp_client().open("log"))
-            for limit in LOG_STEPS:
-                read = functools.partial(read_counters, file, limit, wanted, now)
-                reading = turn.clock.call(READING, read)
-                if len(reading.counters) == len(wanted):
-                    break
-            return reading._replace(problem=find_problem(reading, wanted, now))
-        except (*CONNECTION_ERRORS, paramiko.SFTPError) as error:
-            if not is_alive(transport):
-                raise Trouble(f"The connection broke off while {READING}.") from None
-            said = show(str(error))
-            hint = f"Check what {MMP_USERNAME} may do."
-            raise Trouble(f"The server does not show its log over SFTP: {said}. {hint}") from None
+        file = fetch(turn, transport, lambda: transport.open_sftp_client().open("log"))
+        for limit in LOG_STEPS:
+            text = fetch(turn, transport, functools.partial(read_end, file, limit))
+            # A call of its own: to search a strange log can take long.
+            search = functools.partial(parse_log, text, wanted, utc_now())
+            counters = turn.clock.call("searching the server's log", search)
+            if len(counters) == len(wanted):
+                break
+    return counters
 
 
 # ---- Leaked sessions -----------------------------------------------------------------------------
 
-CAUTIONS = """\
-Age: how long before the log's end the counter was logged.
-The leaked sessions are right only if nobody uses the CMA desktop or iOS client.
-In a cluster, only the sum of all servers means something."""
-NOT_COUNTED = (
-    "Until each server can be counted, take those that cannot out of the script's lists, or "
-    "restart servers by their numbers, without conditions."
-)
+
+class Reading(NamedTuple):
+    """What one server contributes to the count."""
+
+    counters: dict[Bridge, Counter]
+    ages: dict[Bridge, datetime.timedelta]  # by this computer's clock, when all logs were read
+    problem: str  # why it does not count, or ""
+
+
+def is_of_now(bridge: Bridge, age: datetime.timedelta) -> bool:
+    """Return whether a counter of this age may decide."""
+    max_age = MAX_WEB_BRIDGE_AGE if bridge == WEB else MAX_CALL_BRIDGE_AGE
+    return -MAX_AHEAD <= age <= max_age
+
+
+def explain_age(bridge: Bridge, counter: Counter, age: datetime.timedelta) -> str:
+    """Return when a counter of the wrong age was logged, and what to do."""
+    is_old, zone, hint = age > datetime.timedelta(0), f"{counter.logged:UTC%z}", ""
+    if counter.otherwise:
+        zone = "taken for this computer's local time" if LOG_TIMES_ARE_LOCAL else "taken for UTC"
+    if counter.otherwise and is_of_now(bridge, age + (counter.logged - counter.otherwise)):
+        hint = f" Set LOG_TIMES_ARE_LOCAL = {not LOG_TIMES_ARE_LOCAL} in {SCRIPT.name}."
+    elif not is_old:
+        hint = " Check both clocks."
+    fault, when = ("too old", "ago") if is_old else ("of the future", "from now")
+    return (
+        f"The newest {bridge.name} counter is {fault}: it was logged {format_span(age)} {when}, at "
+        f"{counter.logged:%Y-%m-%d %H:%M:%S} ({zone}).{hint}"
+    )
+
+
+def explain_unfit(reading: Reading, wanted: Set[Bridge]) -> str:
+    """Return why the counters of a log are not fit to count, and what to do, or ""."""
+    for bridge in (WEB, CALL):
+        if bridge in wanted and bridge not in reading.counters:
+            hint = "" if CALLBRIDGES and bridge == CALL else bridge.hint
+            searched = f"the last {LOG_STEPS[-1] >> 20} MiB of the log"
+            example = f"such a line has: {bridge.example}"
+            return f"No {bridge.name} counter in {searched} ({example}).{hint}"
+        if bridge in wanted and not is_of_now(bridge, reading.ages[bridge]):
+            return explain_age(bridge, reading.counters[bridge], reading.ages[bridge])
+    return ""
+
+
+def is_full(reading: Reading) -> bool:
+    """Return whether the Web Bridge accepts nobody any more."""
+    has_counter = WEB in reading.counters and is_of_now(WEB, reading.ages[WEB])
+    return has_counter and reading.counters[WEB].active >= HARD_LIMIT
+
+
+def read_logs(plan: Plan, stop: Stop, report: Report) -> dict[Server, Reading]:
+    """Return what the logs of all servers say, and why a server does not count."""
+    readings = {
+        server: Reading({}, {}, "The run ended before its turn.") for server in plan.counters
+    }
+    for turn in take_turns(plan.counters, plan, stop, report):
+        try:
+            reading = Reading(read_log(turn, plan.counters[turn.server]), {}, "")
+        except Exception as error:  # one server's trouble of any kind must not stop the others
+            reading = Reading({}, {}, explain_error(error))
+        readings[turn.server] = reading
+    now = utc_now()
+    for server, (counters, _, problem) in readings.items():
+        ages = {bridge: now - counter.logged for bridge, counter in counters.items()}
+        reading = Reading(counters, ages, problem)
+        problem = problem or explain_unfit(reading, plan.counters[server])
+        readings[server] = reading._replace(problem=problem)
+    return readings
 
 
 class Figures(NamedTuple):
@@ -1259,83 +1468,83 @@ class Figures(NamedTuple):
         return max(0, self.web_bridge - self.active)
 
 
-def read_logs(plan: Plan, stop: Stop, report: Report) -> Readings:
-    """Return what the logs of all servers say."""
-    readings = dict.fromkeys(plan.counters, Reading(None, {}, "The run ended before its turn."))
-    for turn in take_turns(plan.counters, plan, stop, report):
-        try:
-            reading = read_log(turn, plan.counters[turn.server])
-        except Trouble as trouble:
-            reading = Reading(None, {}, f"{trouble}{trouble.advice}")
-        except Exception as error:  # one server's trouble of any kind must not stop the others
-            reading = Reading(None, {}, f"{type(error).__name__}: {show(str(error))}.")
-        readings[turn.server] = reading
-    return readings
+def sum_up(readings: dict[Server, Reading]) -> Figures:
+    """Return the sums of all counters, which must be fit to count."""
+    counters = [reading.counters for reading in readings.values()]
+    web_bridge, active = (
+        sum(each[bridge].active for each in counters if bridge in each) for bridge in (WEB, CALL)
+    )
+    return Figures(web_bridge, active)
 
 
-def is_full(reading: Reading) -> bool:
-    return WEB in reading.counters and reading.counters[WEB].active >= HARD_LIMIT
-
-
-def draw_table(readings: Readings) -> str:
+def draw_table(readings: dict[Server, Reading]) -> str:
     """Return the table of all counters."""
-    table = [["Server", "Web Bridge", "Age", "CMA", "Age", "Log ends", ""]]
+    table = [["Server", "Web Bridge", "Age", "CMA", "Age", ""]]
     for server, reading in readings.items():
         cells = [str(server)]
         for bridge in (WEB, CALL):
             counter = reading.counters.get(bridge)
-            cells += [counter.shown, format_span(counter.age)] if counter else ["-", "-"]
+            cells += [counter.shown, format_span(reading.ages[bridge])] if counter else ["-", "-"]
         if is_full(reading):
             cells[1] += " FULL"
-        problem = f"Not counted: {reading.problem}" if reading.problem else ""
-        table.append([*cells, reading.end_shown(), problem])
+        table.append([*cells, f"Not counted: {reading.problem}" if reading.problem else ""])
     widths = [max(map(len, column)) for column in zip(*table)]
     return "\n".join("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
 
 
-def explain_full(readings: Readings) -> str:
-    """Return which Web Bridges are full and what to do, or ""."""
-    full = [server for server, reading in readings.items() if is_full(reading)]
+def explain_full(readings: dict[Server, Reading], plan: Plan, restarted: Sequence[Server]) -> str:
+    """Return which Web Bridges are full and not restarted, and what to do, or ""."""
+    full = [each for each in readings if is_full(readings[each]) and each not in restarted]
     if not full:
         return ""
-    names = ", ".join(f"server {server}" for server in full)
-    numbers = " ".join(str(server.number) for server in full)
+    names = [f"server {each} {format_span(readings[each].ages[WEB])} ago" for each in full]
     return (
-        f"FULL: {names}. At {HARD_LIMIT} sessions a Web Bridge accepts no more, so nobody else can "
-        f"join there. To restart it now, which ends its meetings: {SCRIPT.name} {numbers}"
+        f"FULL: {', '.join(names)}. At {HARD_LIMIT} sessions a Web Bridge accepts no more, so "
+        "nobody else can join there. To restart it now, which ends its meetings: "
+        f"{plan.access.command(*(server.number for server in full))}"
     )
 
 
-def tell_count(readings: Readings, is_asked_for: bool, report: Report) -> Figures | None:
-    """Print the table and the sums; return the sums, or None if a figure is missing."""
-    missing = sum(bool(reading.problem) for reading in readings.values())
-    if missing:
-        servers = counted(len(readings), "server")
-        report.complain(draw_table(readings))
-        report.complain(f"Cannot count: {missing} of {servers}, see above.")
-        return None
-    sums = {WEB: 0, CALL: 0}
-    for reading in readings.values():
-        for bridge, counter in reading.counters.items():
-            sums[bridge] += counter.active
-    figures = Figures(sums[WEB], sums[CALL])
+CAUTIONS = """\
+Age: how long ago the counter was logged.
+The leaked sessions are right only if nobody uses the CMA desktop or iOS client.
+In a cluster, only the sum of all servers means something."""
+
+
+def tell_figures(
+    readings: dict[Server, Reading], plan: Plan, report: Report, is_asked_for: bool
+) -> Figures:
+    """Print the table and the sums; return the sums."""
+    figures = sum_up(readings)
     report.say(draw_table(readings), is_asked_for)
     report.say(CAUTIONS)
-    full = explain_full(readings)
-    if full and is_asked_for:
+    full = explain_full(readings, plan, [])
+    if full and is_asked_for:  # else restart_if_needed tells it
         report.say(full, even_if_quiet=True)
-    leaked = counted(figures.leaked, "session")
+    leaked = plural(figures.leaked, "session")
     details = f"{figures.web_bridge} Web Bridge, {figures.active} active CMA"
     report.say(f"Leaked: {leaked} ({details}).", is_asked_for)
     return figures
+
+
+def tell_sessions(plan: Plan, stop: Stop, report: Report) -> Figures | None:
+    """Count, and print what was asked for; return the sums, or None if a figure is missing."""
+    readings = read_logs(plan, stop, report)
+    missing = sum(bool(reading.problem) for reading in readings.values())
+    if missing:
+        report.complain(draw_table(readings))
+        servers = plural(len(readings), "server")
+        report.complain(f"Cannot count: {missing} of {servers}, see above.")
+        return None
+    return tell_figures(readings, plan, report, is_asked_for=True)
 
 
 def decide(figures: Figures, if_leaked: int | None, max_active: int | None) -> tuple[bool, str]:
     """Return whether to restart, and the figures, with each condition that says no."""
     is_busy = max_active is not None and figures.active > max_active
     is_clean = if_leaked is not None and figures.leaked < if_leaked
-    active = counted(figures.active, "active session")
-    leaked = counted(figures.leaked, "leaked session")
+    active = plural(figures.active, "active session")
+    leaked = plural(figures.leaked, "leaked session")
     if is_busy:
         active += f", more than --max-active {max_active}"
     if is_clean:
@@ -1347,38 +1556,42 @@ def rehearse(plan: Plan, stop: Stop, report: Report) -> bool:
     """Check, count, and say what a run with conditions would do; return whether all went well."""
     if not check_all(plan, stop, report) or stop.signal:
         return False
-    figures = tell_count(read_logs(plan, stop, report), True, report)
+    figures = tell_sessions(plan, stop, report)
     if figures is None:
         report.complain("A run now would restart nothing.")
         return False
     is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
-    what = counted(len(plan.servers), "server") if is_yes else "nothing"
+    what = plural(len(plan.servers), "server") if is_yes else "nothing"
     report.say(f"A run now would restart {what}: {words}", even_if_quiet=True)
     return True
 
 
 def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
     """Restart the servers if the conditions call for it; return whether all went well."""
+    counting = Clock(stop, plan.seconds * len(plan.counters))
     readings = read_logs(plan, stop, report)
-    if stop.signal:
-        report.fail("Nothing was restarted.")
+    asleep = counting.why_asleep()
+    if stop.signal or asleep:
+        report.log_and_complain(f"{asleep} Nothing was restarted.".lstrip())
         return False
-    figures = tell_count(readings, False, report)
-    if figures is None:
-        unfit = [f"{server}: {each.problem}" for server, each in readings.items() if each.problem]
-        why = f"Cannot count: {' '.join(unfit)} {NOT_COUNTED} {explain_full(readings)}".rstrip()
-        report.fail(f"Nothing was restarted. {why}")
+    unfit = [f"{each}: {sentence(r.problem)}" for each, r in readings.items() if r.problem]
+    if unfit:
+        report.log_and_complain(
+            f"Nothing was restarted. Cannot count: {' '.join(unfit)} A server that is down can "
+            f"come out of the lists at the top of {SCRIPT.name}. One that is up: restart it by its "
+            f"number, without conditions. {explain_full(readings, plan, [])}".rstrip()
+        )
         return False
+    figures = tell_figures(readings, plan, report, is_asked_for=False)
     is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
-    restarted = plan.servers if is_yes else []
-    full = explain_full({each: readings[each] for each in readings if each not in restarted})
-    words = f"Restarting: {words}" if is_yes else f"Not restarted: {words}"
+    words = f"{'Restarting' if is_yes else 'Not restarted'}: {words}"
+    full = explain_full(readings, plan, plan.servers if is_yes else [])
     if full:
-        report.fail(f"{words} {full}")
+        report.log_and_complain(f"{words} {full}")
     else:
         report.log(words)
         report.say(words)
-    went_well = restart_all(plan, stop, report) if is_yes else True
+    went_well = restart_all(plan, stop, report, counting) if is_yes else True
     return went_well and not full
 
 
@@ -1392,65 +1605,137 @@ def full_path(text: str) -> Path:
     return Path(text)
 
 
-LOG_FILE = SCRIPT.with_name("webbridge_restart_logs.txt")
-KNOWN_HOSTS_FILE = SCRIPT.with_name("webbridge_known_hosts")
+def number_of_seconds(text: str) -> float:
+    """Return a span of time in seconds, a day at the most; an argparse type."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 86400:
+            return float(text)
+    raise argparse.ArgumentTypeError("must be from 0 to 86400 seconds")
+
+
+def number_of_sessions(text: str) -> int:
+    """Return a number of sessions; an argparse type."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be a whole number of sessions, 0 or more")
+    return int(text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser. A new option is one more call of add_argument."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    work = parser.add_argument_group("what to do")
+    work.add_argument(
+        "servers",
+        nargs="*",
+        metavar="SERVER",
+        help="number or address of a server in WEBBRIDGES (default: all of them)",
+    )
+    mode = work.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--check",
+        action="store_true",
+        help="log in and ask each Web Bridge for its settings; restart nothing, log nothing. With "
+        "--if-leaked or --max-active, also count, and say what a run would do now",
+    )
+    mode.add_argument(
+        "--sessions",
+        action="store_true",
+        help="count the leaked sessions of all servers; restart nothing, log nothing",
+    )
+    work.add_argument(
+        "--if-leaked",
+        type=number_of_sessions,
+        metavar="N",
+        help="restart only if at least N sessions leaked",
+    )
+    work.add_argument(
+        "--max-active",
+        type=number_of_sessions,
+        metavar="N",
+        help="restart only if at most N sessions are active, as the Call Bridges logged it at most "
+        "15 minutes ago; not together with --pause",
+    )
+    work.add_argument(
+        "--pause",
+        type=number_of_seconds,
+        metavar="SECONDS",
+        default=0.0,
+        help="wait so long between two servers of a restart, so that one Web Bridge is up again "
+        "before the next one goes down (default: 0)",
+    )
+
+    access = parser.add_argument_group("access to the servers")
+    access.add_argument(
+        "--password-file",
+        type=full_path,
+        metavar="FILE",
+        help="a UTF-8 file whose first line is the password",
+    )
+    access.add_argument(
+        "--ask-password",
+        action="store_true",
+        help="ask for the password on the terminal, whatever else is set. After it come "
+        "--password-file, the environment variable MMP_PASSWORD, and MMP_PASSWORD in the script",
+    )
+    access.add_argument(
+        "--known-hosts",
+        type=full_path,
+        metavar="FILE",
+        default=KNOWN_HOSTS_FILE,
+        help=f"the stored host keys (default: {KNOWN_HOSTS_FILE.name} beside the script)",
+    )
+    access.add_argument(
+        "--accept-new-host-keys",
+        action="store_true",
+        help="store and trust the host key of each server that has none stored, and send it the "
+        "password; never replace a key. Meant for --check and --sessions: without them, the run "
+        "then goes on and restarts",
+    )
+    access.add_argument(
+        "--timeout",
+        type=number_of_seconds,
+        metavar="SECONDS",
+        help="time for each server, in total (default: SECONDS_PER_SERVER in the script)",
+    )
+
+    output = parser.add_argument_group("what to say")
+    output.add_argument(
+        "--log-file",
+        type=full_path,
+        metavar="FILE",
+        default=LOG_FILE,
+        help=f"the log to append to (default: {LOG_FILE.name} beside the script)",
+    )
+    amount = output.add_mutually_exclusive_group()
+    amount.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="print only failures, and the figures that you asked for",
+    )
+    amount.add_argument(
+        "-v", "--verbose", action="store_true", help="also print what each server answered"
+    )
+    output.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
 
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; exits as argparse does if they do not go together."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
-    flag: dict[str, Any] = {"action": "store_true"}
-    file: dict[str, Any] = {"type": full_path, "metavar": "FILE"}
-    count: dict[str, Any] = {"type": int, "metavar": "N"}
-    group = parser.add_argument_group("what to do")
-    add, add_mode = group.add_argument, group.add_mutually_exclusive_group().add_argument
-    text = "number or address of a server in WEBBRIDGES (default: all of them)"
-    add("servers", nargs="*", metavar="SERVER", help=text)
-    text = """log in and ask each Web Bridge for its settings; restart nothing, log nothing. With
-        --if-leaked or --max-active, also count, and say what a run would do now"""
-    add_mode("--check", **flag, help=text)
-    text = "count the leaked sessions of all servers; restart nothing, log nothing"
-    add_mode("--sessions", **flag, help=text)
-    add("--if-leaked", **count, help="restart only if at least N sessions are leaked")
-    add("--max-active", **count, help="restart only if at most N sessions are active")
-    text = """wait so long between two servers of a restart, so that one Web Bridge is up again
-        before the next one goes down (default: 0)"""
-    add("--pause", type=float, metavar="SECONDS", default=0.0, help=text)
-
-    add = parser.add_argument_group("access to the servers").add_argument
-    add("--password-file", **file, help="a UTF-8 file whose first line is the password")
-    text = """ask for the password on the terminal, whatever else is set. After it come
-        --password-file, the environment variable MMP_PASSWORD, and MMP_PASSWORD in the script"""
-    add("--ask-password", **flag, help=text)
-    text = f"the stored host keys (default: {KNOWN_HOSTS_FILE.name} beside the script)"
-    add("--known-hosts", **file, default=KNOWN_HOSTS_FILE, help=text)
-    text = """store and trust the host key of each server that has none stored, and send it the
-        password; never replace a key. Meant for --check: without --check, the run then goes on
-        and restarts"""
-    add("--accept-new-host-keys", **flag, help=text)
-    text = f"time for each server, in total (default: {SECONDS_PER_SERVER:g})"
-    add("--timeout", type=float, metavar="SECONDS", default=SECONDS_PER_SERVER, help=text)
-
-    group = parser.add_argument_group("what to say")
-    add, add_amount = group.add_argument, group.add_mutually_exclusive_group().add_argument
-    text = f"the log to append to (default: {LOG_FILE.name} beside the script)"
-    add("--log-file", **file, default=LOG_FILE, help=text)
-    text = "print only failures, and the figures that you asked for"
-    add_amount("-q", "--quiet", **flag, help=text)
-    add_amount("-v", "--verbose", **flag, help="also print what each server answered")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-
+    parser = make_parser()
     options = parser.parse_args(argv)
     options.has_conditions = options.if_leaked is not None or options.max_active is not None
-    if not 0 < options.timeout <= 86400:
-        parser.error("--timeout must be more than 0 and at most 86400 seconds")
-    if not 0 <= options.pause <= 86400:
-        parser.error("--pause must be from 0 to 86400 seconds")
-    if min(options.if_leaked or 0, options.max_active or 0) < 0:
-        parser.error("--if-leaked and --max-active must be 0 or more sessions")
     if options.sessions and (options.servers or options.has_conditions):
         parser.error("SERVER, --if-leaked and --max-active are not allowed with --sessions")
+    if options.pause and options.max_active is not None:
+        parser.error(
+            "--pause is not allowed with --max-active: after a pause, the number of active "
+            "sessions would be too old to restart the next server"
+        )
     return options
 
 
@@ -1460,6 +1745,7 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
 def refuse_unwritable_log(path: Path) -> None:
     """Raises Trouble if the log could not be written; leaves no new file behind."""
     try:
+        refuse_unless_file(path, or_device=True)
         if path.exists():
             path.open("ab").close()
         else:
@@ -1468,26 +1754,55 @@ def refuse_unwritable_log(path: Path) -> None:
         raise Trouble(f"Cannot write to {path}: {explain_file(error)}") from None
 
 
+def access_options(options: argparse.Namespace) -> list[str]:
+    """Return the options with which a run by hand has the access and the log of this run."""
+    words: list[str] = []
+    if options.password_file and not options.ask_password:
+        words += ["--password-file", str(options.password_file)]
+    elif options.ask_password or os.environ.get("MMP_PASSWORD"):  # which a shell need not have
+        words += ["--ask-password"]
+    if options.known_hosts != KNOWN_HOSTS_FILE:
+        words += ["--known-hosts", str(options.known_hosts)]
+    if options.timeout is not None:
+        words += ["--timeout", f"{options.timeout:g}"]
+    if options.log_file != LOG_FILE:
+        words += ["--log-file", str(options.log_file)]
+    return words
+
+
 def make_plan(options: argparse.Namespace) -> Plan:
     """Return what is known before the first connection; raises Trouble or OSError."""
-    refuse_repeated_numbers()
+    check_this_file()
+    if not isinstance(LOG_TIMES_ARE_LOCAL, bool):
+        raise Trouble(f"LOG_TIMES_ARE_LOCAL in {SCRIPT.name} must be True or False.")
     web_bridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
     call_bridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else web_bridges
-    counters: dict[Server, set[str]] = {}  # a server that stands in both inventories is read once
+    counters: dict[
+        Server, set[Bridge]
+    ] = {}  # a server that stands in both inventories is read once
     for bridge, servers in ((WEB, web_bridges), (CALL, call_bridges)):
         for server in servers:
             counters.setdefault(server, set()).add(bridge)
     chosen = choose_servers(web_bridges, options.servers)
     password, source = find_password(options)
     known = read_known_hosts(options.known_hosts)
-    access = Access(password, source, options.known_hosts, known, options.accept_new_host_keys)
-    return Plan(chosen, counters, access, options)
+    access = Access(
+        MMP_USERNAME,
+        password,
+        source,
+        options.known_hosts,
+        known,
+        options.accept_new_host_keys,
+        access_options(options),
+    )
+    timeout = SECONDS_PER_SERVER if options.timeout is None else options.timeout
+    return Plan(chosen, counters, access, timeout, options)
 
 
 def carry_out(plan: Plan, stop: Stop, report: Report) -> bool:
     """Do what the options ask for; return whether all went well."""
     if plan.options.sessions:
-        return tell_count(read_logs(plan, stop, report), True, report) is not None
+        return tell_sessions(plan, stop, report) is not None
     if plan.options.check and plan.options.has_conditions:
         return rehearse(plan, stop, report)
     if plan.options.check:
@@ -1511,10 +1826,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.log_file = options.log_file  # what goes wrong from here on is logged
         plan = make_plan(options)
     except Trouble as trouble:
-        report.fail(str(trouble))
+        report.log_and_complain(str(trouble))
         return 2
     except OSError as error:
-        report.fail(f"Cannot read {error.filename or 'a file'}: {explain_file(error)}")
+        report.log_and_complain(f"Cannot read {error.filename or 'a file'}: {explain_file(error)}")
         return 2
     except KeyboardInterrupt:  # at the question for the password, for example
         return 130

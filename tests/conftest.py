@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import signal
 import threading
@@ -26,6 +27,8 @@ CISCO = (
 )
 DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
 RIGHTS = "Check which account runs this, and who owns the file"
+# Where a clock that stands still begins
+NOW = datetime.datetime(2026, 6, 20, 21, 16, tzinfo=datetime.timezone.utc)
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00 ")
 
 
@@ -34,24 +37,46 @@ class Ran(NamedTuple):
     out: str
     err: str
     log: list[str]  # its lines without their stamps
-    seconds: float
+    seconds: float  # by the script's clock
 
 
 Run = Callable[..., Ran]
 
 
 class Clock:
-    """The script's time, which a server can let jump, so that nobody waits for a long limit."""
+    """The script's time, which a test or a server lets jump, so that nobody waits for a long limit.
 
-    def __init__(self) -> None:
-        self.ahead = 0.0
+    It has two parts, as on a computer: one for spans, and the wall clock, which can be set. Both
+    run beside the real ones, or else stand still.
+    """
+
+    def __init__(self, runs: bool = True) -> None:
+        self.runs = runs
+        self.ahead = self.wall_ahead = 0.0
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
+        return self.ahead + (time.monotonic() if self.runs else 1000.0)
+
+    def time(self) -> float:
+        return self.wall_ahead + (time.time() if self.runs else NOW.timestamp())
+
+    def now(self, zone: datetime.tzinfo | None = None) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self.time(), zone)
+
+    def sleep(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.ahead += seconds
+        self.wall_ahead += seconds
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        times = {**vars(time), "monotonic": self.monotonic}
+        """Give the script this clock, and no other module: a server has its own."""
+        times = {**vars(time), "monotonic": self.monotonic, "time": self.time}
+        if not self.runs:
+            times["sleep"] = self.sleep
         monkeypatch.setattr(webbridge_restart, "time", SimpleNamespace(**times))
+        moments = type("datetime", (datetime.datetime,), {"now": self.now})
+        dates = {**vars(datetime), "datetime": moments}
+        monkeypatch.setattr(webbridge_restart, "datetime", SimpleNamespace(**dates))
 
     def nine_seconds_later(self, _: object) -> None:
         self.ahead += 9.0
@@ -81,7 +106,6 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Shorten the waits of which a test on a real clock need not see the full length."""
     if "remote" not in request.fixturenames:
         monkeypatch.setattr(webbridge_restart, "SECONDS_BETWEEN_TRIES", 0.01)
-        monkeypatch.setattr(webbridge_restart, "SECONDS_OF_SILENCE", 0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -129,11 +153,11 @@ def run(
             lines = [server.known_hosts_line for server in servers if not isinstance(server, str)]
             known_hosts.write_text("".join(f"{line}\n" for line in lines))
         before = log_file.stat().st_size if log_file.is_file() else 0
-        began = time.monotonic()
+        began = webbridge_restart.time.monotonic()
         status = webbridge_restart.main(
             ["--known-hosts", str(known_hosts), "--log-file", str(log_file), *options]
         )
-        seconds = time.monotonic() - began
+        seconds = webbridge_restart.time.monotonic() - began
         log = log_file.read_bytes()[before:].decode() if log_file.is_file() else ""
         printed = capsys.readouterr()
         return Ran(status, printed.out, printed.err, unstamped(log), seconds)
@@ -151,12 +175,6 @@ def restarted(server: Any) -> str:
 
 def failed(server: Any, reason: str) -> list[str]:
     return [f"Failed to restart webbridge on server {address_of(server)}. Error:", reason]
-
-
-def with_advice(reason: str) -> str:
-    """Return the reason as the terminal has it: Cisco's line in the log does not say what to do."""
-    advice = ". Check the address, and that SSH to it is open from this computer."
-    return reason + advice if reason.startswith("[Errno None]") else reason
 
 
 def error_of(action: Callable[[], object]) -> str:

@@ -67,14 +67,13 @@ you from the list of your servers to a scheduled job.
 """
 
 
-def log_of(web_bridge: int, cma: str) -> bytes:
+def log_of(web_bridge: int, cma: str, now: datetime.datetime) -> bytes:
     """Return the end of an MMP's log with both counters, logged within the last minutes."""
     lines = {
-        3: f'"webbridge": INFO : [DEBUGGING] Stats {web_bridge}, c:3477, d:3170',
-        2: f'host:server:  INFO : STATS: {{"callLegs": "20/24", "CMA": "{cma}"}}',
-        1: "host:server:  INFO : recording device 1: available (1 recordings)",
+        2: f'"webbridge": INFO : [DEBUGGING] Stats {web_bridge}, c:3477, d:3170',
+        1: f'host:server:  INFO : STATS: {{"callLegs": "20/24", "CMA": "{cma}"}}',
     }
-    text, now = "", datetime.datetime.now(datetime.timezone.utc)
+    text = ""
     for minutes, line in lines.items():
         logged = now - datetime.timedelta(minutes=minutes)
         text += f"{logged:%Y-%m-%dT%H:%M:%S} user.info cms {line}\n"
@@ -115,10 +114,11 @@ def tell_story(folder: Path, refusing: str) -> None:
     print(told, "", log.read_text(encoding="utf-8"), sep="\n")
     log.unlink()
     script_for(servers[:2], folder)
-    full.log, other.log = log_of(149, "14/17"), log_of(31, "30/34")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    full.log, other.log = log_of(149, "14/17", now), log_of(31, "30/34", now)
     show(sessions, script, "--sessions")
     show(busy, script, "--if-leaked 20 --max-active 0")
-    full.log, other.log = log_of(135, "0/14"), log_of(1, "0/30")
+    full.log, other.log = log_of(135, "0/14", now), log_of(1, "0/30", now)
     show(later, script, "--if-leaked 20 --max-active 0")
     print(figures, "", log.read_text(encoding="utf-8"), sep="\n")
 

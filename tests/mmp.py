@@ -4,8 +4,8 @@
         ...  # connect to mmp.address; see mmp.commands, mmp.passwords and mmp.connections
 
 It is made of asyncssh, another make than the client, so it sees what two ends made of paramiko
-would agree on. It hangs up on a second request for the login service, and on all that comes before
-the login or out of its order. The steps of which its answers are made are in steps.py.
+would agree on. It hangs up on all that comes before the login or out of its order, and on a second
+request for the login service if it is strict. The steps of its answers are in steps.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from conftest import PASSWORD
 from steps import SETTINGS, Action, Raw, answer, take
 
 PATIENCE = 20.0  # seconds that a test waits for what must come
-CHANNEL_SUCCESS = 99  # the number of SSH's message
+SERVICE_REQUEST, CHANNEL_SUCCESS = 5, 99  # the numbers of SSH's messages
 
 for _name in ("asyncio", "asyncssh"):  # which tell of clients that hang up
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
@@ -53,6 +53,7 @@ class MMP:
     reply: str = "first"
     password: str = PASSWORD
     methods: Collection[str] = ("password",)  # or "keyboard-interactive"
+    strict: bool = True  # takes one request for the login service, as Go does; OpenSSH takes more
     questions: Sequence[Sequence[str]] = (("Password: ",),)  # several rounds of several
     login: Action = ()  # before the reply to the right password
     session: Action = ()  # before the reply to the request for a session
@@ -116,7 +117,7 @@ class MMP:
             each.close()
 
     async def _stop(self) -> None:
-        for connection in self.open:
+        for connection in list(self.open):
             connection.abort()
         for each in self.sockets:
             with contextlib.suppress(OSError):
@@ -174,9 +175,14 @@ class _Connection(asyncssh.SSHServer):
 
         def note_and_finish(kind: int, *others: Any, **named: Any) -> None:
             self.mmp.messages.append(kind)
+            if kind == SERVICE_REQUEST and not self.mmp.strict:
+                conn._next_service = b"ssh-userauth"
             finish(kind, *others, **named)
 
         conn._finish_recv_packet = note_and_finish
+
+    def connection_lost(self, _: object) -> None:
+        self.mmp.open.remove(self.connection)
 
     def password_auth_supported(self) -> bool:
         return "password" in self.mmp.methods
@@ -211,7 +217,6 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         self.mmp, self.connection, self.socket = of.mmp, of.connection, of.socket
         files = None if self.mmp.log is None else functools.partial(_Files, of)
         super().__init__(lambda _: None, files, 3, False)  # as _act() needs no call
-        self.ended = asyncio.Event()
 
     def shell_requested(self) -> bool:
         return False
@@ -239,7 +244,6 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
             self.connection.send_packet(CHANNEL_SUCCESS, UInt32(number))
 
     def eof_received(self) -> bool:
-        self.ended.set()
         return True  # our side stays open
 
 

@@ -1,8 +1,8 @@
-"""Real SSH servers on loopback, Debian's sshd and dropbear, and an account that only they know.
+"""Real SSH servers on loopback, Debian's sshd and dropbear, and accounts that only they know.
 
 They run in namespaces of their own (for mounts and for processes), with a copy of /etc that has the
-account. So nothing of the computer changes. When the pipe to the first of these processes closes,
-also because the tests were killed, Linux ends them all, and account and copy are gone.
+accounts. So nothing of the computer changes. When the pipe to the first of these processes closes,
+also because the tests were killed, Linux ends them all, and accounts and copy are gone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-USERNAME = "webbridge-test"
+USERNAME, EXPIRED = "webbridge-test", "webbridge-expired"  # the password of the second has expired
 HOME = "/mnt/home"  # as the servers see it
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 SERVERS = ("sshd", "ssh-keygen", "dropbear", "dropbearkey")
-TOOLS = ("unshare", "nsenter", "mount", "useradd", "chpasswd", "kill")
+TOOLS = ("unshare", "nsenter", "mount", "useradd", "chpasswd", "chage", "kill")
 SECONDS_TO_START = 20.0
 
 # Run as root in the namespaces, with the home and the program kill as arguments.
@@ -34,11 +34,14 @@ mount --bind /mnt/etc /etc
 mount -t tmpfs tmpfs /run  # sshd wants a folder there, and nothing there should tell of accounts
 mkdir -p /run/sshd {HOME}
 mount --bind "$1" {HOME}
-useradd --no-create-home --home-dir {HOME} --shell {HOME}/shell {USERNAME}
-echo "{USERNAME}:$PASSWORD" | chpasswd
+for name in {USERNAME} {EXPIRED}; do
+  useradd --no-create-home --home-dir {HOME} --shell {HOME}/shell $name
+  echo "$name:$PASSWORD" | chpasswd
+done
+chage --lastday 0 {EXPIRED}
 chown {USERNAME} {HOME}
 echo {HOME}/shell >>/etc/shells  # dropbear refuses other shells
-printf '%s required pam_unix.so\n' auth account session >/etc/pam.d/sshd
+printf '%s required pam_unix.so\n' auth account password session >/etc/pam.d/sshd
 install -m 4755 "$2" /mnt/kill  # root's rights for the account: dropbear's processes are root's
 echo ready >&3
 exec cat >/dev/null  # until the pipe from the tests closes

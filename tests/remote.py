@@ -4,13 +4,13 @@
     assert remote.run().log == failed(mmp, "The server answered: FAILURE: a (exit status 1)")
     assert mmp.received == f"connect, {LOGIN}, session, webbridge restart, hang up"
 
-A step raises an exception, takes seconds (float), returns what it is given, "hangs" for an hour,
-"waits", or meets a signal ("SIGTERM"); a handshake "stalls", or "drops" after it. An answer is
-text, exit statuses (int), seconds of silence (float), exceptions, calls, and "end" (of file),
-"close", "breaks", "lost" and "our end" (silence until that); what comes at once is a tuple.
+A step raises an exception, takes seconds (float), returns what it is given, "hangs" until the run
+is over, or meets a signal ("SIGTERM") and hangs; a handshake "stalls", or "drops" after it. An
+answer is text, exit statuses (int), seconds of silence (float), exceptions, calls, and "end" (of
+file), "close", "breaks" and "lost"; what comes at once is a tuple. In each, Asleep may stand.
 
 Its Transport and Channel are paramiko's own without a network. The clock stands still, except in a
-sleep, in a step or a silence that takes seconds, and in a step that hangs.
+sleep, in a step or a silence that takes seconds, and while the script waits for a step that hangs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import io
 import signal
 import socket
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,10 +31,10 @@ import pytest
 from paramiko import PKey
 
 import webbridge_restart
-from conftest import CISCO, PASSWORD, Ran, Run
+from conftest import CISCO, PASSWORD, Clock, Ran, Run
 
 PATIENCE = 30  # seconds of the real clock; then a test fails
-real_sleep, real_monotonic, real_wait = time.sleep, time.monotonic, concurrent.futures.wait
+real_wait = concurrent.futures.wait
 
 BLOB = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 KEY, OTHER_KEY = (PKey.from_type_string("ssh-ed25519", BLOB + 32 * byte) for byte in (b"1", b"2"))
@@ -42,23 +42,67 @@ ECDSA_KEY = paramiko.ECDSAKey.generate()
 WHOLE = [CISCO.encode(), 0, "end", "close"]
 
 
-class Connection(socket.socket):
+class Thread(threading.Thread):
+    """A thread of the script, which has its turn at once, until it ends or a step hangs."""
+
+    def start(self) -> None:
+        self.has_paused, self.may_go_on = threading.Event(), threading.Event()
+        super().start()
+        assert self.daemon  # else the end of the script waits for it
+        assert self.has_paused.wait(PATIENCE)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self.has_paused.set()
+
+    def hang(self) -> None:
+        self.has_paused.set()
+        assert self.may_go_on.wait(PATIENCE)
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """A step in which the computer sleeps: only its wall clock goes on, or the other one, too."""
+
+    wall: float
+    other: float = 0.0
+
+    def take(self, clock: Clock) -> None:
+        clock.wall_ahead += self.wall
+        clock.ahead += self.other
+
+
+class Connection:
+    """A socket, as far as the script and paramiko.Transport use it here."""
+
     def __init__(self, place: Place) -> None:
-        super().__init__()
-        self.place = place
+        self.place, self.is_open = place, True
+
+    def ignore(self, *_: float) -> None:
+        """It never waits, and sends nothing."""
+
+    settimeout = setsockopt = ignore
+
+    def shutdown(self, how: int) -> None:
+        self.place.take("hang up")
+
+    def close(self) -> None:
+        self.is_open = False
 
 
 class Transport(paramiko.Transport):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
-        self.place = sock.place
+        self.place, self.remote_version = sock.place, "SSH-2.0-mock"
 
     def start_client(self, event: Any = None, timeout: float = 0) -> None:
         keys = self.place.keys.pop(0) if len(self.place.keys) > 1 else self.place.keys[0]
         step = self.place.take("handshake")
         self.active, self.drops = True, step == "drops"
         if step == "stalls":  # paramiko returns in silence
-            self.place.remote.sleep(timeout)
+            self.place.clock.sleep(timeout)
         else:
             names = self._preferred_keys  # the first of these that the server has is used
             self.host_key = min(keys, key=lambda key: names.index(key.get_name()))
@@ -82,9 +126,9 @@ class Transport(paramiko.Transport):
                 self.place.note("answer" if answers == [PASSWORD] else "something else")
         return self.place.take("", "question") or []
 
-    def open_session(self, window_size: int = 0, *_: Any) -> Channel:
+    def open_session(self, *_: Any, **__: Any) -> Channel:
         self.place.take("session")
-        return Channel(self, window_size)
+        return Channel(self)
 
     def open_sftp_client(self) -> Any:
         self.place.take("session")
@@ -96,41 +140,31 @@ class Transport(paramiko.Transport):
         return Log(self.place.text)
 
     def join(self, timeout: float | None = None) -> None:
-        """Its thread was never started."""
-        assert timeout == webbridge_restart.TICK  # short, so that a suspension takes one of many
+        """Wait for the end of the connection, which comes only in a test's steps."""
+        if self.active:
+            self.place.clock.sleep(timeout or 0)
 
     def close(self) -> None:
         self.active = False
-        if self.sock.fileno() != -1:
-            self.place.take("hang up")
 
 
 class Channel(paramiko.Channel):
-    def __init__(self, transport: Transport, window_size: int) -> None:
+    def __init__(self, transport: Transport) -> None:
         super().__init__(1)
-        self.transport, self.place, self.window_size = transport, transport.place, window_size
+        self.transport, self.place = transport, transport.place
         self.coming = list(self.place.answer)
 
     def exec_command(self, command: str) -> None:
         self.place.take(command, "exec")
-
-    def shutdown_write(self) -> None:
-        self.place.note("our end")
-        self.eof_sent = True
 
     def recv_ready(self) -> bool:
         return bool(self.coming) and isinstance(self.coming[0], bytes)
 
     def recv(self, nbytes: int) -> bytes:
         """Meet the next thing that comes, or else a second of silence."""
-        assert self.timeout == 0 and self.combine_stderr and nbytes < self.window_size
-        self.place.remote.settle()
-        is_waiting = self.coming[:1] == ["our end"] and not self.eof_sent
-        event = self.coming.pop(0) if self.coming and not is_waiting else 1.0
+        event = self.coming.pop(0) if self.coming else 1.0
         if isinstance(event, bytes):
             return event
-        if isinstance(event, Exception):
-            raise event
         for each in event if isinstance(event, tuple) else [event]:
             self.meet(each)
         if self.eof_received or self.closed:
@@ -138,10 +172,14 @@ class Channel(paramiko.Channel):
         raise socket.timeout
 
     def meet(self, event: Any) -> None:
+        if isinstance(event, Exception):
+            raise event
         if callable(event):
             event()
         elif isinstance(event, float):
-            self.place.remote.sleep(event)
+            self.place.clock.sleep(event)
+        elif isinstance(event, Asleep):
+            event.take(self.place.clock)
         elif isinstance(event, int):
             self.exit_status = event
         elif event == "end":
@@ -161,14 +199,14 @@ class Log(io.BytesIO):
         return SimpleNamespace(st_size=len(self.getvalue()))
 
     def prefetch(self, file_size: int, max_concurrent_requests: int) -> None:
-        assert file_size == len(self.getvalue())
+        """All of it is here."""
 
 
 class Place:
     """What is at an address: settings, and for each step what happens at its times in turn."""
 
-    def __init__(self, remote: Remote, address: str, **state: Any) -> None:
-        self.remote, self.address, self.received = remote, address, ""
+    def __init__(self, clock: Clock, address: str, **state: Any) -> None:
+        self.clock, self.address, self.received = clock, address, ""
         self.keys = list(state.pop("keys", [[KEY]]))  # that it has, at each connection in turn
         self.asks: list[Any] = state.pop("asks", [[("Password: ", False)], []])
         self.answer: list[Any] = state.pop("answer", WHOLE)
@@ -186,13 +224,15 @@ class Place:
         if isinstance(now, Exception):
             raise now
         if isinstance(now, float):
-            return self.remote.sleep(now)
-        if isinstance(now, str) and now.startswith("SIG"):
+            return self.clock.sleep(now)
+        if isinstance(now, Asleep):
+            return now.take(self.clock)
+        is_signal = isinstance(now, str) and now.startswith("SIG")
+        if is_signal:
             signal.raise_signal(getattr(signal, now))
-        elif now == "hangs":
-            self.remote.sleep(3600)
-        if isinstance(now, str) and now not in ("stalls", "drops"):
-            self.remote.wait()
+        thread = threading.current_thread()
+        if (is_signal or now == "hangs") and isinstance(thread, Thread):
+            thread.hang()
         return now() if callable(now) else now
 
 
@@ -200,21 +240,19 @@ class Remote:
     """A network of such places."""
 
     def __init__(self, patch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> None:
-        self.known_hosts, self.run_on, self.now = known_hosts, run, 1000.0  # the clock
+        self.known_hosts, self.run_script, self.clock = known_hosts, run, Clock(runs=False)
         self.places: dict[tuple[str, int], Place] = {}
         self.connections: list[Connection] = []
-        self.before, self.waiting = set(threading.enumerate()), set[threading.Thread]()
-        self.may_go_on = threading.Event()
+        self.clock.use(patch)
         patch.setattr(socket, "create_connection", self.connect)
         patch.setattr(paramiko, "Transport", Transport)
-        patch.setattr(time, "monotonic", lambda: self.now)
-        patch.setattr(time, "sleep", self.sleep)
-        patch.setattr(concurrent.futures, "wait", self.wait_for)
-        patch.setattr(webbridge_restart, "TICK", 0.001)  # no part of a second that a run tells
+        patch.setattr(concurrent.futures, "wait", self.wait)
+        threads = {**vars(threading), "Thread": Thread}
+        patch.setattr(webbridge_restart, "threading", SimpleNamespace(**threads))
 
     def at(self, address: str, known: Sequence[PKey] = (KEY,), **state: Any) -> Place:
         host, port = webbridge_restart.parse_address(address)
-        place = self.places[host, port] = Place(self, address, **state)
+        place = self.places[host, port] = Place(self.clock, address, **state)
         name = host if port == 22 else f"[{host}]:{port}"
         with self.known_hosts.open("a") as file:
             file.writelines(f"{name} {key.get_name()} {key.get_base64()}\n" for key in known)
@@ -224,45 +262,29 @@ class Remote:
         """Run the script on all places, in the order of their first mention."""
         return self.run_on(list(self.places.values()), *options)
 
+    def run_on(self, places: Sequence[Place], *options: str) -> Ran:
+        """Run the script on these places. Afterwards, what hangs goes on, too late."""
+        ran = self.run_script(places, *options)
+        assert not any(connection.is_open for connection in self.connections)
+        for thread in threading.enumerate():
+            if isinstance(thread, Thread):
+                thread.may_go_on.set()
+                thread.join(PATIENCE)
+        return ran
+
     def connect(self, address: tuple[str, int], timeout: float) -> Connection:
-        assert timeout == 18  # the share of a try in 60 seconds
         self.places[address].take("connect")
         self.connections.append(Connection(self.places[address]))
         return self.connections[-1]
 
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def wait(self) -> None:
-        """Wait in a thread of the script until go_on()."""
-        if threading.current_thread() is not threading.main_thread():
-            self.waiting.add(threading.current_thread())
-            assert threading.current_thread().daemon  # else the end of the run waits for it
-            assert self.may_go_on.wait(PATIENCE)
-
-    def wait_for(self, futures: Any, timeout: float) -> Any:
-        """Wait as long as something happens: no slow computer makes a difference."""
-        self.settle()
+    def wait(self, futures: Sequence[concurrent.futures.Future[Any]], timeout: float) -> Any:
+        """Let a second pass if what is waited for has not come: it hangs."""
+        if not all(future.done() for future in futures):
+            self.clock.sleep(1.0)
         return real_wait(futures, 0)
-
-    def settle(self) -> None:
-        """Wait until every thread has ended, or waits in a step."""
-        ends_at = real_monotonic() + PATIENCE
-        while set(threading.enumerate()) - self.before - self.waiting:
-            assert real_monotonic() < ends_at
-            real_sleep(0.0005)
-
-    def go_on(self) -> None:
-        self.settle()
-        self.may_go_on.set()
-        self.waiting.clear()
-        self.settle()
 
 
 @pytest.fixture
-def remote(monkeypatch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> Iterator[Remote]:
-    """A mocked network; afterwards, nothing is left at work or open."""
-    remote = Remote(monkeypatch, known_hosts, run)
-    yield remote
-    remote.go_on()
-    assert all(connection.fileno() == -1 for connection in remote.connections)
+def remote(monkeypatch: pytest.MonkeyPatch, known_hosts: Path, run: Run) -> Remote:
+    """A mocked network."""
+    return Remote(monkeypatch, known_hosts, run)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Union
 
 import asyncssh
-from asyncssh.packet import Boolean, NameList, UInt32
+from asyncssh.packet import Boolean, Byte, NameList, String, UInt32
 
 from conftest import CISCO
 
@@ -65,6 +65,11 @@ def end_of_file(here: Any) -> None:
     here.channel.write_eof()
 
 
+def behind_the_end(text: bytes) -> Step:
+    """More text, which asyncssh itself does not send after the end of file."""
+    return lambda here: here.channel.send_packet(94, String(text))
+
+
 def errors(text: bytes) -> Step:
     return lambda here: here.channel.write_stderr(text)
 
@@ -77,11 +82,6 @@ def dribble(text: bytes = b"\n", seconds: float = 0.05) -> Step:
             await take([text, seconds], here)
 
     return step
-
-
-async def wait_for_end_of_file(here: Any) -> None:
-    """Wait until the client ends its side, as a shell does whose first line was the command."""
-    await here.ended.wait()
 
 
 async def wait_until_received(here: Any) -> None:
@@ -107,6 +107,11 @@ def reset(here: Any) -> None:
     here.connection.abort()
 
 
+def greet(text: bytes) -> Step:
+    """A banner, which comes before the end of the login."""
+    return lambda here: here.connection.send_packet(53, String(text), String(b""))
+
+
 def refuse(*methods: bytes, in_part: bool = False) -> Step:
     """Refuse the login, or the first factor of it, and name what is accepted."""
 
@@ -115,6 +120,12 @@ def refuse(*methods: bytes, in_part: bool = False) -> Step:
         raise asyncio.CancelledError  # or asyncssh would reply as well
 
     return step
+
+
+async def refuse_beside_another(here: Any) -> None:
+    """Refuse the login if another connection is open, as a limit of sessions of an account does."""
+    if len(here.mmp.open) > 1:
+        await take([refuse()], here)
 
 
 def ask_for_new_password(here: Any) -> None:
@@ -142,6 +153,13 @@ def says(text: bytes = b"", end: Raw | None = None) -> Raw:
             pass
 
     return speak
+
+
+def disconnect(text: bytes) -> bytes:
+    """Return SSH_MSG_DISCONNECT as it is sent before the key exchange."""
+    message = Byte(1) + UInt32(11) + String(text) + String(b"")
+    padding = 11 - len(message) % 8
+    return UInt32(1 + len(message) + padding) + Byte(padding) + message + bytes(padding)
 
 
 def ends(connection: socket.socket) -> None:

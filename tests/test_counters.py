@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import datetime
+import re
+import sys
+import time
 import tracemalloc
-from collections.abc import Collection
+from collections.abc import Callable, Iterator, Set
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest import MonkeyPatch, mark
+from pytest import MonkeyPatch, fixture, mark, skip
 
 import webbridge_restart
+from conftest import NOW
 from remote import Remote
 from webbridge_restart import (
-    SCRIPT,
+    CALL,
+    WEB,
+    Bridge,
     Counter,
     Figures,
     Reading,
+    command_line,
     decide,
-    explain_full,
-    find_problem,
+    explain_unfit,
     format_span,
     parse_log,
 )
 
-WEB, CALL = "Web Bridge", "Call Bridge"
 BOTH = frozenset((WEB, CALL))
 HOUR, MINUTE, SECOND = (datetime.timedelta(seconds=seconds) for seconds in (3600, 60, 1))
 DAY = 24 * HOUR
+IF = ("--if-leaked", "1", "--max-active", "0")
+RESTART = "webbridge restart"
 
 
 # ---- Logs, as an MMP writes them -----------------------------------------------------------------
@@ -38,10 +46,8 @@ def utc(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(f"{text}+00:00")
 
 
-NOW = utc("2026-06-20T21:16:00")  # when these logs end
-
-
 def ago(minutes: float = 0) -> str:
+    """Return a time before the one at which logs are read."""
     return f"{NOW - minutes * MINUTE:%b %d %H:%M:%S}"
 
 
@@ -55,10 +61,6 @@ def call(active: int, peak: int, stamp: str = ago(1)) -> str:
     return f"{stamp} user.info cms1 host:server:  INFO : STATS: {stats}\n"
 
 
-def end(stamp: str = ago()) -> str:
-    return f"{stamp} user.info cms1 host:server:  INFO : recording device 1: available\n"
-
-
 TYPED = "User admin from 10.0.0.5:50122 issued command < webbridge restart>: permission granted"
 
 
@@ -67,13 +69,13 @@ def typed(text: str = TYPED, process: str = "cli:", stamp: str = ago(1.5)) -> st
 
 
 def parse(
-    text: str | bytes, now: datetime.datetime = NOW, wanted: Collection[str] = BOTH
-) -> Reading:
+    text: str | bytes, now: datetime.datetime = NOW, wanted: Set[Bridge] = BOTH
+) -> dict[Bridge, Counter]:
     return parse_log(text.encode() if isinstance(text, str) else text, wanted, now)
 
 
-def shown(reading: Reading) -> dict[str, str]:
-    return {bridge: counter.shown for bridge, counter in reading.counters.items()}
+def shown(counters: dict[Bridge, Counter]) -> dict[Bridge, str]:
+    return {bridge: counter.shown for bridge, counter in counters.items()}
 
 
 # ---- Times ---------------------------------------------------------------------------------------
@@ -84,6 +86,7 @@ def shown(reading: Reading) -> dict[str, str]:
     [
         # without a year: the year that brings it nearest
         ("Jan  1 00:01:00.594", "2025-12-31T23:59:00", "2026-01-01T00:01:00"),
+        ("Dec 31 23:59:00", "2026-01-01T00:01:00", "2025-12-31T23:59:00"),
         ("Jul  2 00:00:00", "2026-01-01T00:00:00", "2026-07-02T00:00:00"),
         ("Jul 04 00:00:00", "2026-01-01T00:00:00", "2025-07-04T00:00:00"),
         ("Feb 29 12:00:00", "2100-02-27T00:00:00", "2096-02-29T12:00:00"),
@@ -101,7 +104,8 @@ def shown(reading: Reading) -> dict[str, str]:
     ],
 )
 def test_time_of_a_line(stamp: str, now: str, expected: str | None) -> None:
-    assert parse(end(stamp), utc(now), ()).end == (utc(expected) if expected else None)
+    found = parse(call(1, 2, stamp), utc(now))
+    assert [counter.logged for counter in found.values()] == ([utc(expected)] if expected else [])
 
 
 SPANS = {
@@ -117,17 +121,6 @@ SPANS = {
 
 def test_spans_of_time_in_words() -> None:
     assert {span: format_span(span) for span in SPANS} == SPANS
-
-
-def test_age_of_a_counter_is_against_the_last_line() -> None:
-    """Not against this computer's clock."""
-    for counted, last, age in (
-        ("Jan  1 00:01:00", "Dec 31 23:58:00", -3 * MINUTE),
-        ("Feb 28 23:59:00", "2024-03-01T00:01:00", DAY + 2 * MINUTE),
-        ("Jun 20 21:16:00", "2026-06-20T20:17:00-01:00", MINUTE),
-    ):
-        found = parse(call(1, 2, counted) + end(last), utc("2026-08-01T00:00:00"))
-        assert found.counters[CALL].age == age
 
 
 # ---- Lines with a counter ------------------------------------------------------------------------
@@ -225,15 +218,17 @@ RESTARTED = "0 (restarted since)"
 )
 def test_restart_sets_an_older_counter_to_zero(lines: str, web_bridge: str) -> None:
     """The Call Bridge's counter stays."""
-    reading = parse(web(149) + call(3, 4) + lines + end())
-    assert shown(reading) == {WEB: web_bridge, CALL: "3/4"}
-    assert reading.counters[WEB].active == int(web_bridge.split()[0])
+    counters = parse(web(149) + call(3, 4) + lines)
+    assert shown(counters) == {WEB: web_bridge, CALL: "3/4"}
+    assert counters[WEB].active == int(web_bridge.split()[0])
 
 
 # ---- Any text ------------------------------------------------------------------------------------
 
+YEAR_1 = call(1, 2, "0001-01-01 00:00:00")  # it has no local time
+YEAR_1 = call(1, 2, "0001-01-01 00:00:00")  # which may have no local time
 PIECES = st.sampled_from(
-    [web(5), call(1, 2), end(), typed(), '{"CMA": "1/2"}', "STATS: {", "\n", ago()]
+    [web(5), call(1, 2), typed(), '{"CMA": "1/2"}', "STATS: {", "\n", ago(), YEAR_1]
 )
 
 
@@ -241,9 +236,7 @@ PIECES = st.sampled_from(
 @settings(deadline=None)
 def test_any_text(text: bytes) -> None:
     """The newest counters are found before and behind it."""
-    reading = parse(text)
-    assert set(shown(reading).values()) <= {"5", "1/2", RESTARTED}
-    assert find_problem(reading, reading.counters, NOW) == "" or not reading.end
+    assert set(shown(parse(text)).values()) <= {"5", "1/2", RESTARTED}
     newest, behind = (web(7) + call(3, 4)).encode(), b"x" + text.replace(b"\n", b"")
     assert shown(parse(text + b"\n" + newest + behind)) == {WEB: "7", CALL: "3/4"}
 
@@ -253,7 +246,7 @@ def test_very_many_short_lines_need_little_memory() -> None:
     text = b"Jun 20 21:16:00\n" * 10_000
     parse(text)  # what Python loads at the first time does not count
     tracemalloc.start()
-    assert parse(text).counters == {}
+    assert parse(text) == {}
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < len(text)
@@ -261,56 +254,145 @@ def test_very_many_short_lines_need_little_memory() -> None:
 
 # ---- Fit to count, or why not --------------------------------------------------------------------
 
-LINE = {
+LINES = {
     WEB: '"webbridge": INFO : [DEBUGGING] Stats 149, c:3477, d:3170',
     CALL: 'host:server: INFO : STATS: {"callLegsPS": 1, "CMA": "14/17"}',
 }
-NO_COUNTER = "No {} counter in the last 16 MiB of the log (such a line has: {})."
-NO_TIME = "No line in the last 16 MiB of the log begins with a time."
-NO_WEB = f"{NO_COUNTER.format(WEB, LINE[WEB])} Check that this server runs a Web Bridge 2."
-NO_CALL = NO_COUNTER.format(CALL, LINE[CALL])
+NO_WEB, NO_CALL = (
+    f"No {bridge.name} counter in the last 16 MiB of the log (such a line has: {line})."
+    for bridge, line in LINES.items()
+)
+NO_WEB += " Check that this server runs a Web Bridge 2."
 HINT = (
     " CMS 2.8 and newer log it. If other servers run the Call Bridges, list all of those in "
     "CALLBRIDGES."
 )
-OLD, AHEAD = NOW - 26 * HOUR - SECOND, NOW + 26 * HOUR + SECOND
-OLD_THERE = OLD.astimezone(datetime.timezone(14 * HOUR))  # its own time is what is told
-ENDS = "The log ends on 2026-06-"
 
 
-def too_old(bridge: str, age: str) -> str:
-    return f"The newest {bridge} counter is too old: it was logged {age} the log's end."
-
-
-@mark.parametrize(
-    ("ended", "web_age", "call_age", "wanted", "problem"),
-    [
-        (None, None, None, BOTH, NO_TIME),
-        (NOW - 26 * HOUR, DAY, 15 * MINUTE, BOTH, ""),
-        (NOW + 26 * HOUR, -DAY, -15 * MINUTE, BOTH, ""),
-        (OLD, MINUTE, MINUTE, BOTH, f"{ENDS}19 19:15:59, 26 hours ago."),
-        (OLD_THERE, MINUTE, MINUTE, BOTH, f"{ENDS}20 09:15:59, 26 hours ago."),
-        (AHEAD, MINUTE, MINUTE, BOTH, f"{ENDS}21 23:16:01, 26 hours from now; check both clocks."),
-        (NOW, DAY + SECOND, MINUTE, BOTH, too_old(WEB, "24 hours before")),
-        (NOW, MINUTE, 15 * MINUTE + SECOND, BOTH, too_old(CALL, "15 min before")),
-        (NOW, MINUTE, -HOUR, BOTH, too_old(CALL, "60 min after")),
-        (NOW, MINUTE, None, BOTH, NO_CALL + HINT),
-        (NOW, None, None, BOTH, NO_WEB),
-        # what a server need not have, need not be fresh
-        (NOW, MINUTE, 3 * HOUR, {WEB}, ""),
-        (NOW, None, MINUTE, {CALL}, ""),
-    ],
-)
-def test_fit_to_count(ended: Any, web_age: Any, call_age: Any, wanted: Any, problem: str) -> None:
-    ages = {WEB: web_age, CALL: call_age}
-    counters = {bridge: Counter(1, "1", age) for bridge, age in ages.items() if age is not None}
-    assert find_problem(Reading(ended, counters), wanted, NOW) == problem
-
-
-def test_no_hint_at_callbridges_that_are_listed(monkeypatch: MonkeyPatch) -> None:
+def test_missing_counters(monkeypatch: MonkeyPatch) -> None:
+    """What a server need not have, need be neither there nor fresh."""
+    none, old = Reading({}, {}, ""), Reading(parse(call(1, 2)), {CALL: DAY}, "")
+    assert explain_unfit(none, set()) == explain_unfit(old, set()) == ""
+    assert explain_unfit(none, {CALL}) == NO_CALL + HINT
+    assert explain_unfit(none, {WEB}) == explain_unfit(old, BOTH) == NO_WEB
     monkeypatch.setattr(webbridge_restart, "CALLBRIDGES", {1: "10.0.0.1"})
-    assert find_problem(parse(end()), {CALL}, NOW) == NO_CALL
-    assert find_problem(parse(end()), {WEB}, NOW) == NO_WEB
+    assert explain_unfit(none, {CALL}) == NO_CALL  # they are listed
+    assert explain_unfit(none, {WEB}) == NO_WEB
+
+
+def unfit(bridge: Bridge, when: str) -> str:
+    fault = "of the future" if when.endswith("from now") else "too old"
+    return f"The newest {bridge.name} counter is {fault}: it was logged {when}, at "
+
+
+# A zone of this computer, with its rules, so that no database of zones is needed; and whether log
+# times are in it.
+BERLIN, NEW_YORK = ("CET-1CEST,M3.5.0,M10.5.0/3", True), ("EST5EDT,M3.2.0,M11.1.0", True)
+UTC, UTC_HERE, UTC_THERE = ("", False), (BERLIN[0], False), (NEW_YORK[0], False)
+
+
+Use = Callable[[tuple[str, bool]], None]
+
+
+@fixture
+def use() -> Iterator[Use]:
+    """Use such zones until the end of the test."""
+
+    def use_zones(zones: tuple[str, bool]) -> None:
+        if not hasattr(time, "tzset"):
+            skip("Windows sets no zone for one process")
+        patch.setenv("TZ", zones[0])
+        time.tzset()
+        patch.setattr(webbridge_restart, "LOG_TIMES_ARE_LOCAL", zones[1])
+
+    with MonkeyPatch.context() as patch:
+        yield use_zones
+    if hasattr(time, "tzset"):
+        time.tzset()
+
+
+# How the sentence ends
+FOR_UTC, LOCAL = " (taken for UTC).", " (taken for this computer's local time)."
+OTHER = " (UTC+0200)."
+CHECK = f"{FOR_UTC} Check both clocks."
+SET = f"{FOR_UTC} Set LOG_TIMES_ARE_LOCAL = True in webbridge_restart.py."
+UNSET = f"{LOCAL} Set LOG_TIMES_ARE_LOCAL = False in webbridge_restart.py."
+# The zones, now in UTC, the counter, its time, and if it does not count, what is told. The other
+# counter is fresh.
+AGES = {
+    "fresh": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:15:00", "", ""),
+    "limit": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:01:00", "", ""),
+    "old": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:00:59", "15 min ago", FOR_UTC),
+    "limit ahead": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:31:00", "", ""),
+    "ahead": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:31:01", "15 min from now", CHECK),
+    "web limit": (UTC, "2026-06-20T21:16", WEB, "Jun 19 21:16:00", "", ""),
+    "web old": (UTC, "2026-06-20T21:16", WEB, "Jun 19 21:15:59", "24 hours ago", FOR_UTC),
+    "web ahead": (UTC, "2026-06-20T21:16", WEB, "Jun 20 21:31:01", "15 min from now", CHECK),
+    "a year old": (UTC, "2026-06-20T21:16", CALL, "2025-06-20 21:15:00", "365 days ago", FOR_UTC),
+    "New Year": (UTC, "2027-01-01T00:01", CALL, "Dec 31 23:59:00", "", ""),
+    "New Year ahead": (UTC, "2026-12-31T23:59", WEB, "Jan  1 00:14:00", "", ""),
+    "leap day": (UTC, "2028-03-01T00:01", WEB, "Feb 29 00:01:00", "", ""),
+    "no leap day": (UTC, "2027-03-01T00:01", WEB, "Feb 28 00:00:59", "24 hours ago", FOR_UTC),
+    "zone": (UTC, "2026-06-20T21:16", CALL, "Jun 20 23:15:00+02:00", "", ""),
+    "zone 2": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:15:00+02:00", "2 hours ago", OTHER),
+    "UTC": (UTC_HERE, "2026-06-20T21:16", CALL, "Jun 20 21:15:00", "", ""),
+    "local": (BERLIN, "2026-06-20T19:16", CALL, "Jun 20 21:15:00", "", ""),
+    "local zone": (BERLIN, "2026-06-20T21:16", CALL, "Jun 20 21:15:00Z", "", ""),
+    "local New Year": (NEW_YORK, "2027-01-01T05:01", CALL, "Dec 31 23:59:00", "", ""),
+    # Summer time begins, and an hour is missing
+    "winter": (BERLIN, "2026-03-29T01:05", CALL, "Mar 29 01:59:59", "", ""),
+    "summer": (BERLIN, "2026-03-29T01:05", CALL, "Mar 29 03:00:00", "", ""),
+    "summer 2": (NEW_YORK, "2026-03-08T07:05", CALL, "Mar  8 03:00:00", "", ""),
+    # It ends, and an hour comes twice: its times are taken for the first, so what was logged just
+    # now can look an hour too old, which is safe
+    "before": (BERLIN, "2026-10-25T00:05", CALL, "Oct 25 01:59:59", "", ""),
+    "first": (BERLIN, "2026-10-25T00:32", CALL, "Oct 25 02:30:00", "", ""),
+    "first 2": (NEW_YORK, "2026-11-01T05:32", CALL, "Nov  1 01:30:00", "", ""),
+    "again": (BERLIN, "2026-10-25T01:32", CALL, "Oct 25 02:30:00", "62 min ago", LOCAL),
+    "behind": (BERLIN, "2026-10-25T02:05", CALL, "Oct 25 03:00:00", "", ""),
+    "behind 2": (NEW_YORK, "2026-11-01T07:05", CALL, "Nov  1 02:00:00", "", ""),
+    # The other setting is named only where it helps
+    "is local": (UTC_THERE, "2026-12-20T02:16", CALL, "Dec 19 21:15:00", "5 hours ago", SET),
+    "is local 2": (UTC_HERE, "2026-06-20T19:16", WEB, "Jun 20 21:15:00", "119 min from now", SET),
+    "is UTC": (BERLIN, "2026-06-20T21:16", CALL, "Jun 20 21:15:00", "2 hours ago", UNSET),
+    "is UTC 2": (NEW_YORK, "2026-12-20T02:16", CALL, "Dec 20 02:15:00", "4 hours from now", UNSET),
+    "neither": (BERLIN, "2026-06-20T19:16", CALL, "Jun 20 20:00:00", "76 min ago", LOCAL),
+    "neither 2": (UTC_HERE, "2026-06-20T19:16", CALL, "Jun 20 22:00:00", "2 hours from now", CHECK),
+}
+
+
+@mark.parametrize("row", AGES.values(), ids=AGES)
+def test_ages(remote: Remote, use: Use, row: Any) -> None:
+    """What does not count restarts nothing."""
+    zones, now, bridge, stamp, when, end = row
+    remote.clock.wall_ahead = (utc(now) - NOW).total_seconds()
+    if zones != UTC:
+        use(zones)
+    times = dict.fromkeys(BOTH, f"{utc(now) - MINUTE:%Y-%m-%d %H:%M:%S}Z")
+    times[bridge] = stamp
+    mmp = remote.at("10.48.79.194", text=(web(9, times[WEB]) + call(0, 9, times[CALL])).encode())
+    ran = remote.run(*IF)
+    (first, *others) = ran.log
+    if not when:
+        assert first == "Restarting: 0 active sessions; 9 leaked sessions."
+        assert (ran.status, len(others), RESTART in mmp.received) == (0, 1, True)
+        return
+    moment = r"20\d\d-\d\d-\d\d " + re.findall(r"\d\d:\d\d:\d\d", stamp)[0]
+    problem = re.escape(unfit(bridge, when)) + moment + re.escape(end)
+    begin = r"Nothing was restarted\. Cannot count: 1 \(10\.48\.79\.194\): "
+    assert re.match(f"{begin}{problem} A server that is down ", first)
+    assert (ran.status, others, ran.out, ran.err) == (1, [], "", f"{first}\n")
+    assert RESTART not in mmp.received
+
+
+def test_slow_log_ages_the_counters_before_it(remote: Remote) -> None:
+    """What counts is their age when all logs were read."""
+    first = remote.at("10.48.79.194", text=(web(9) + call(0, 9, ago(14.5))).encode())
+    slow = remote.at("10.48.79.195", text=(web(9) + call(0, 9)).encode(), log=[45.0])
+    problem = f"{unfit(CALL, '15 min ago')}2026-06-20 21:01:30{FOR_UTC}"
+    begin = f"Nothing was restarted. Cannot count: 1 (10.48.79.194): {problem} A server that is "
+    assert [line[: len(begin)] for line in remote.run(*IF).log] == [begin]
+    assert RESTART not in first.received + slow.received
 
 
 # ---- Sums, conditions, and what is told ----------------------------------------------------------
@@ -330,34 +412,46 @@ def test_conditions() -> None:
     assert {case: decide(*case) for case in CONDITIONS} == CONDITIONS
 
 
-def test_full_web_bridges() -> None:
-    servers = [webbridge_restart.Server(number, f"cms{number}", "", number) for number in (1, 2, 3)]
-    logs = [parse(web(sessions)) for sessions in (149, 148, 999_999_999)]
-    told = explain_full(dict(zip(servers, logs)))
-    assert told.startswith("FULL: server 1 (cms1), server 3 (cms3). At 149 sessions ")
-    assert told.endswith(f" which ends its meetings: {SCRIPT.name} 1 3")
-    assert explain_full({servers[0]: logs[1]}) == ""
-
-
 def test_table(remote: Remote) -> None:
     """Each row has what there is of its server, and why it does not count."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    full, old, near, last = (f"{now - n * MINUTE:%Y-%m-%d %H:%M:%S}" for n in (125, 30, 6, 5))
     logs = (
-        web(149, full) + call(14, 17, near) + end(last),
-        web(50, old) + typed(stamp=old) + call(1, 1, old) + end(last),
+        web(149, ago(125)) + call(14, 17),
+        web(50, ago(30)) + typed(stamp=ago(30)) + call(1, 1, ago(25)),
+        web(149, ago(1441)) + call(0, 0),
         "no log",
     )
     for number, log in enumerate(logs, 194):
         remote.at(f"10.48.79.{number}", text=log.encode())
     ran = remote.run("--sessions")
+    old_call = f"{unfit(CALL, '25 min ago')}2026-06-20 20:51:00{FOR_UTC}"
+    old_web = f"{unfit(WEB, '24 hours ago')}2026-06-19 21:15:00{FOR_UTC}"
     assert ran.err == (
-        "Server            Web Bridge           Age      CMA    Age     Log ends\n"
-        f"1 (10.48.79.194)  149 FULL             2 hours  14/17  1 min   {last}\n"
-        f"2 (10.48.79.195)  0 (restarted since)  25 min   1/1    25 min  {last}  "
-        f"Not counted: {too_old(CALL, '25 min before')}\n"
-        "3 (10.48.79.196)  -                    -        -      -       -                    "
-        f"Not counted: {NO_TIME}\n"
-        "Cannot count: 2 of 3 servers, see above.\n"
+        "Server            Web Bridge           Age       CMA    Age\n"
+        "1 (10.48.79.194)  149 FULL             2 hours   14/17  1 min\n"
+        f"2 (10.48.79.195)  0 (restarted since)  30 min    1/1    25 min  Not counted: {old_call}\n"
+        f"3 (10.48.79.196)  149                  24 hours  0/0    1 min   Not counted: {old_web}\n"
+        f"4 (10.48.79.197)  -                    -         -      -       Not counted: {NO_WEB}\n"
+        "Cannot count: 3 of 4 servers, see above.\n"
     )
     assert (ran.status, ran.out, ran.log) == (1, "", [])
+
+
+def test_full_web_bridges(remote: Remote, known_hosts: Path, log_file: Path) -> None:
+    """Each is named, with the age of its counter and the command that restarts them."""
+    for number, sessions in enumerate((149, 148, 999_999_999), 194):
+        remote.at(f"10.48.79.{number}", text=(web(sessions) + call(1, 9)).encode())
+    options = ("--ask-password", "--known-hosts", known_hosts, "--log-file", log_file)
+    command = command_line(sys.executable, webbridge_restart.SCRIPT, 1, 3, *options)
+    names = [f"server {number} (10.48.79.{number + 193}) 2 min ago" for number in (1, 3)]
+    words = "At 149 sessions a Web Bridge accepts no more, so nobody else can join there."
+    words += " To restart it now, which ends its meetings:"
+    full = f"FULL: {', '.join(names)}. {words} {command}"
+    assert remote.run("--sessions").out.splitlines()[-2] == full
+    busy = "3 active sessions, more than --max-active 0; 1000000293 leaked sessions."
+    ran = remote.run("--max-active", "0")
+    assert (ran.status, ran.log) == (1, [f"Not restarted: {busy} {full}"])
+    ran = remote.run("3", "--if-leaked", "1")  # which leaves server 1 as it is
+    command = command_line(sys.executable, webbridge_restart.SCRIPT, 1, *options)
+    begin = "Restarting: 3 active sessions; 1000000293 leaked sessions."
+    assert ran.log[0] == f"{begin} FULL: {names[0]}. {words} {command}"
+    assert (ran.status, len(ran.log)) == (1, 2)

@@ -1,7 +1,7 @@
-"""The example log and the demo, delivered beside the script, show what it really is.
+"""The example log, the README's quotes and the demo show what the script really is.
 
-The code writes each night of the example here, on a mocked paramiko, and the lines must be the
-same. Whether the script is right to write them is for the other tests.
+The code writes each night of the example and each quote here, on a mocked paramiko, and the lines
+must be the same. Whether the script is right to write them is for the other tests.
 """
 
 from __future__ import annotations
@@ -12,63 +12,91 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 import demo
 import webbridge_restart
-from conftest import STAMP, unstamped
+from conftest import NOW, STAMP, unstamped
 from demo import log_of
 from remote import Remote
 
+FOLDER = webbridge_restart.SCRIPT.parent
+SERVERS = ("10.48.79.194", "cms2.example.com", "10.48.79.195:2222")
+ACCESS = ("--password-file", "password")
+IF = ("--if-leaked", "20", "--max-active", "0")
+State = dict[str, Any]  # of a server, as remote.at() takes it
+FAILS: State = {"answer": [b"FAILURE: Webbridge configuration not complete\n", 0, "end", "close"]}
+IS_ENABLED: State = {"answer": [b"Enabled : true\n", 0, "end", "close"]}
+IS_OFF: State = {"connect": 3 * [ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")]}
+SAYS_NOTHING: State = {"answer": []}
+REFUSES: State = {"login": [paramiko.AuthenticationException()]}
+SIGNALLED: State = {"answer": [lambda: signal.raise_signal(signal.SIGTERM)]}
+SLEEPS: State = {"hang up": [7.1 * 3600]}  # the whole computer, after this server's answer
+
+
+def counted(web_bridge: int, cma: str) -> State:
+    return {"text": log_of(web_bridge, cma, NOW)}
+
+
+NO_COUNTER = {"text": log_of(0, "2/2", NOW).replace(b"Stats", b"No stats")}
+
+
+@pytest.fixture
+def installed(
+    remote: Remote, tmp_path: Path, known_hosts: Path, log_file: Path, monkeypatch: Any
+) -> Callable[[str], str]:
+    """Install the script as the README does; return what names its folder so, as the README has it.
+
+    A password file is in the current folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "password"
+    file.write_text("correct horse\n")
+    file.chmod(0o600)
+    monkeypatch.setattr(sys, "executable", f"{tmp_path}{os.sep}.venv/bin/python")
+    monkeypatch.setattr(webbridge_restart, "KNOWN_HOSTS_FILE", known_hosts)
+    monkeypatch.setattr(webbridge_restart, "LOG_FILE", log_file)
+    return lambda text: text.replace(f"{tmp_path}{os.sep}", "/opt/webbridge/")
+
+
 # ---- The example log -----------------------------------------------------------------------------
 
-FILE = webbridge_restart.SCRIPT.with_name("webbridge_restart_logs.txt.example")
+FILE = FOLDER / "webbridge_restart_logs.txt.example"
 EXAMPLE = FILE.read_text(encoding="utf-8").splitlines()
 NIGHTS = [
     unstamped("\n".join(lines))
     for _, lines in groupby(EXAMPLE, key=lambda line: line[: len("2026-11-21")])
 ]
-SERVERS = ("10.48.79.194", "cms2.example.com", "10.48.79.195:2222")
-IF = ("--if-leaked", "20", "--max-active", "0")
-FAILS = {"answer": [b"FAILURE: Webbridge configuration not complete\n", 0, "end", "close"]}
-IS_OFF = {"connect": 3 * [ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")]}
-SAYS_NOTHING: dict[str, Any] = {"answer": []}
-SIGNALLED = {"answer": [lambda: signal.raise_signal(signal.SIGTERM)]}
-NO_COUNTER = log_of(0, "2/2").replace(b"Stats", b"No stats")
-
-
-def logs(*texts: bytes) -> list[dict[str, Any]]:
-    return [{"text": text} for text in texts]
-
-
-CAUSES: list[tuple[list[dict[str, Any]], tuple[str, ...]]] = [  # the servers' states, the options
+CAUSES: list[tuple[list[State], tuple[str, ...]]] = [  # the servers' states, the options
     ([], ()),
-    (logs(log_of(121, "0/17"), log_of(31, "0/34"), log_of(0, "0/2")), IF),
-    (logs(log_of(121, "14/17"), log_of(31, "12/34"), log_of(2, "2/2")), IF),
-    (logs(log_of(149, "14/17"), log_of(31, "12/34"), log_of(0, "2/2")), IF),
+    ([counted(121, "0/17"), counted(31, "0/34"), counted(0, "0/2")], IF),
+    ([counted(121, "14/17"), counted(31, "12/34"), counted(2, "2/2")], IF),
+    ([counted(149, "14/17"), counted(31, "12/34"), counted(0, "2/2")], IF),
     ([{}, FAILS], ()),
     ([{}, {}, IS_OFF], ()),
-    (logs(log_of(9, "0/3"), log_of(31, "0/34"), NO_COUNTER), IF),
-    ([], ("--password-file", "password")),
+    ([counted(9, "0/3"), counted(31, "0/34"), NO_COUNTER], IF),
+    ([], ("--password-file", "password.txt")),
     ([SAYS_NOTHING], ()),
     ([{}, SIGNALLED], ()),
+    ([SLEEPS], ()),
 ]
 
 
 @pytest.mark.parametrize(("night", "cause"), [*zip_longest(NIGHTS, CAUSES)])
 def test_night_of_the_example(
-    remote: Remote, night: list[str], cause: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Remote, installed: Callable[[str], str], night: list[str], cause: Any
 ) -> None:
     states, options = cause
-    monkeypatch.chdir(tmp_path)
     for address, state in zip_longest(SERVERS, states, fillvalue={}):
         remote.at(address, **state)
-    log = remote.run(*options).log
-    assert [line.replace(f"{tmp_path}{os.sep}", "/opt/webbridge/") for line in log] == night
+    log = remote.run(*ACCESS, *options).log
+    assert [installed(line) for line in log] == night
 
 
 def test_stamps_of_the_example() -> None:
@@ -78,6 +106,47 @@ def test_stamps_of_the_example() -> None:
     labels = [number for number, line in enumerate(EXAMPLE) if line.endswith(". Error:")]
     same = [number for number, stamp in enumerate(stamps[:-1]) if stamp == stamps[number + 1]]
     assert labels == same
+
+
+# ---- What the README quotes ----------------------------------------------------------------------
+
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+PRINTED = r"20\d\d-|Server |Waiting |\d of |\d \(|Leaked: |FULL: "  # a line that begins so
+QUOTES = re.findall(rf"(?m)^ {{4}}((?:{PRINTED}).*)", README)
+QUOTES += [span for span in re.findall(r"`([A-Z][a-z]* [^`]+)`", README) if span != "Edit these"]
+WALK: list[tuple[State, State, str]] = [  # the states of the two servers, the options
+    ({}, {}, "--check"),
+    (IS_ENABLED, IS_ENABLED, "--check --accept-new-host-keys"),
+    ({}, {}, "1"),
+    (IS_ENABLED | counted(2, "0/3"), IS_ENABLED | counted(1, "0/1"), "--check --if-leaked 20"),
+    (counted(121, "0/17"), counted(31, "0/34"), "--if-leaked 20 --max-active 0"),
+    (counted(148, "14/17"), counted(32, "14/34"), "--if-leaked 20 --max-active 0"),
+    (counted(149, "14/17"), counted(31, "14/34"), "--if-leaked 20 --max-active 0"),
+    (counted(9, "0/3"), IS_OFF, "--if-leaked 20 --max-active 0"),
+    (counted(149, "14/17"), counted(31, "30/34"), "--sessions"),
+    (REFUSES, FAILS, ""),
+    (SAYS_NOTHING, IS_OFF, ""),
+]
+
+
+def alike(text: str) -> str:
+    """Return the text without what differs from run to run."""
+    text = re.sub(r"SHA256:[\w+/]+(\.\.\.)?", "SHA256:5pr0", STAMP.sub("", text))
+    return re.sub(r"\b\d+\.\d s\b", "0.1 s", text).strip("… ")
+
+
+def test_the_script_writes_what_the_readme_quotes(
+    remote: Remote, installed: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ""
+    for *states, options in WALK:
+        for address, state in zip(SERVERS, states):
+            remote.at(address, known=(), **state)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        ran = remote.run(*ACCESS, *options.split())
+        said += alike(installed("\n".join([ran.out, ran.err, *ran.log, ""])))
+    assert len(QUOTES) > 20
+    assert [quote for quote in QUOTES if alike(quote) not in said] == []
 
 
 # ---- The demo ------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 
 from conftest import CISCO, DOUBT
-from webbridge_restart import Answer, has_whole_reply_line, judge_check, judge_restart, show
+from webbridge_restart import Answer, judge_check, judge_restart, one_line
 
 ALL = CISCO.encode()
-PAIR = ALL.splitlines(keepends=True)[0]  # about certificates only
+PAIR, VERIFIED, ENABLED = ALL.splitlines(keepends=True)
+CERTIFICATES = PAIR + VERIFIED  # what comes before the Web Bridge is stopped and started
 SETTINGS = b"Enabled                 : true\nInterface whitelist     : a:443\n"
 ANSWERED = "The server answered:"
 UNCONFIRMED = "The answer does not confirm the restart:"
@@ -27,6 +28,7 @@ def came(text: bytes, status: int | None, cut: str = "", accepted: bool = True) 
 
 # ---- When a restart is confirmed -----------------------------------------------------------------
 
+HALF_WAY = (b"disabled\n", b"not enabled", b"Stopped.\n", b"cannot start\n", b"start FAILED\n")
 RESTARTED = [
     came(ALL, 0),
     came(b"", 0),
@@ -35,6 +37,9 @@ RESTARTED = [
     came(b"webbridge restart\n" + ALL + b"> ", 0),
     came(b"Failure to comply is prosecuted.\nError-free since 2019.\n" + ALL, 0),
     came(ALL + b"FAILURES: 0\nERRORLEVEL 0\nUnknown commands: 0\n0 ERROR\n", 0),
+    came(CERTIFICATES, 0),
+    came(CERTIFICATES + b"SUCCESS: Webbridge notified, 0 failures\n", 0),
+    came(b"SUCCESS: Webbridge disabled\n" + ENABLED, 0),
     came(ALL, 0, accepted=False),
     came(ALL, None),
     came(ALL, None, accepted=False),
@@ -47,12 +52,20 @@ FAILED = [  # whatever else comes or breaks
     came(b"SUCCESS: stopped FAILURE: not started\n", 0),
     came(b"x" * 70_000 + b"\nFAILURE: late\n", 0, CUT),
     came(ALL + b"\t ERROR: no\n", None, CUT),
+    came(ALL + b"ERROR 5\n", 0),
+    came(CERTIFICATES + b"Error: Webbridge not started\n", 0),
+    came(CERTIFICATES + b"FAILED: no port\n", 0),
+    came(CERTIFICATES + b"\tFailure: no port\n", 0),
     came(b"Unknown command: webbridge\n", 0),
-    came(ALL, 1),
+    came(CERTIFICATES, 1),
+    came(b"SUCCESS: Webbridge disabled\n", 1),
     came(b"", 4294967295, CUT),
     came(b"", None, accepted=False),  # refused
 ]
 IN_DOUBT = [
+    came(ALL, 1),  # it contradicts itself
+    came(ENABLED + b"FAILURE: no\n", 255, CUT),
+    # its end was not seen
     came(ALL, 0, CUT),
     came(ALL, None, CUT),
     came(b"", 0, CUT),
@@ -61,11 +74,13 @@ IN_DOUBT = [
     # it ended, and confirms nothing
     came(b"", 0, accepted=False),
     came(b"", None),
-    came(b"SUCCESS: Webbridge disabled\n", None),  # a restart that stopped half way
+    came(CERTIFICATES, None),
+    *(came(CERTIFICATES + b"SUCCESS: Webbridge " + end, 0) for end in HALF_WAY),
+    *(came(CERTIFICATES + b"SUCCESS: Webbridge " + end, None) for end in HALF_WAY),
     came(b"SUCCESS: Webbridge not enab", None),
     came(b"SUCCESS: Webbridge unrestarted\nSUCCESS: Webbridge startedness\n", None),
     came(b"Webbridge enabled\nno SUCCESS: Webbridge enabled\n", None),
-    came(b"not enabled\nCommand not permitted\nError: no\nsuccess: a\nSUCCES", 0),
+    came(b"not enabled\nCommand not permitted\nNo error: a\nsuccess: a\nSUCCES", 0),
 ]
 
 
@@ -90,6 +105,8 @@ TOLD = {
     came(b"", 0): "nothing",
     came(PAIR + b"FAILURE: b\nc", 0): f"{ANSWERED} FAILURE: b | c",
     came(b"y\n", 2, CUT): f"{ANSWERED} y (exit status 2)",
+    came(ENABLED, 1): f"{ANSWERED} SUCCESS: Webbridge enabled (exit status 1). {DOUBT}",
+    came(b"Unknown command\n", 0): f"{ANSWERED} Unknown command{NO_WEB_BRIDGE}",
     came(b"", None, accepted=False): "The server refused to run the command.",
     came(b"", None, CUT): f"{CUT} {DOUBT}",
     came(b"a\n", 0, CUT): f"{CUT} It had answered: a. {DOUBT}",
@@ -110,7 +127,7 @@ CHECKS = {  # why a server is not ready, or "" if it is
     came(SETTINGS, None): "",
     came(b"Errors : 0\n  ENABLED\t:\tTRUE", 0): "",
     came(SETTINGS, 0, CUT): f"{CUT} It had answered: {{}}.",
-    came(SETTINGS, 1): f"{ANSWERED} {{}} (exit status 1)",
+    came(ALL + SETTINGS, 1): f"{ANSWERED} {{}} (exit status 1)",
     came(b"FAILURE: a\n" + SETTINGS, 0): f"{ANSWERED} {{}}",
     came(b"Unknown command\n", 1): f"{ANSWERED} {{}} (exit status 1){NO_WEB_BRIDGE}",
     came(b"Enabled                 : false\nTrace : true\n", 0): NOT_ENABLED,
@@ -122,19 +139,8 @@ CHECKS = {  # why a server is not ready, or "" if it is
 def test_check() -> None:
     """It is never in doubt, for it changes nothing."""
     for answer, reason in CHECKS.items():
-        said = (reason or "{}").format(show(answer.text))
-        assert judge_check(answer) == (not reason, said, False, "")
-
-
-# ---- A whole line of a reply ---------------------------------------------------------------------
-
-WHOLE_LINES = [PAIR, b"SUCCESS:\n", b"cms1> FAILURE: b\n", b"webbridge restart\n\t SUCCESS: a\n> "]
-NOT_WHOLE = [b"", b"SUCCESS: a", b"SUCCESS\n", b"no SUCCESS: here\n", b"Restarting\nSUCCESS: Webbr"]
-
-
-def test_whole_line() -> None:
-    """After one of these and a silence, the script ends its side."""
-    assert [text for text in WHOLE_LINES + NOT_WHOLE if has_whole_reply_line(text)] == WHOLE_LINES
+        said = (reason or "{}").format(one_line(answer.text))
+        assert judge_check(answer) == (not reason, said, False)
 
 
 # ---- Text in the log -----------------------------------------------------------------------------
@@ -155,9 +161,9 @@ SHOWN = {
 
 
 def test_what_was_sent_as_one_line() -> None:
-    assert {sent: show(sent) for sent in SHOWN} == SHOWN
+    assert {sent: one_line(sent) for sent in SHOWN} == SHOWN
     for number in range(0x3000):
-        assert show(f"a{chr(number)}b").isprintable(), number
+        assert one_line(f"a{chr(number)}b").isprintable(), number
 
 
 # ---- Texts that are made to take long ------------------------------------------------------------
@@ -166,9 +172,8 @@ def test_what_was_sent_as_one_line() -> None:
 def test_judging_ends_soon() -> None:
     """With a pattern that has no bounds, some of these take hours."""
     began = time.monotonic()
-    for line in (b"\n", b" ", b" \n", b"SUCCESS: web ", b"FAILURE", b"Enabled", b"\xff"):
+    for line in (b"\n", b" ", b" \n", b"SUCCESS: web no", b"FAILURE", b"Enabled", b"\xff"):
         text = line * (250_000 // len(line))
         for judge in (judge_restart, judge_check):
             assert not judge(came(text, None)).is_success
-        assert not has_whole_reply_line(text)
     assert time.monotonic() - began < 100

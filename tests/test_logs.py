@@ -15,11 +15,11 @@ import paramiko
 from pytest import MonkeyPatch, mark
 
 import webbridge_restart
-from conftest import Run
+from conftest import Run, restarted
 from mmp import MMP, PASSWORD, PATIENCE
-from steps import reset
+from steps import refuse_beside_another, reset
 
-MIB = webbridge_restart.MIB
+MIB = 1 << 20
 REQUEST = 1 << 15  # bytes that paramiko asks for at once
 STEP = 2 * REQUEST  # the first step of a reading, in the tests that need not read so much
 
@@ -62,16 +62,23 @@ def test_one_mebibyte_is_read_where_it_has_the_counters(run: Run, monkeypatch: M
 
 FAR, LAST_LINES = filler(20 * STEP) + WEB, filler(STEP - len(FORGED_WEB) - len(CALL)) + CALL
 FORGING = LINE.rstrip() + b" " + FORGED_WEB
+
+
+def grow(here: Any) -> None:
+    here.mmp.log += FORGED_WEB + LINE * 1000
+
+
 COUNTED: dict[str, tuple[dict[str, Any], int]] = {  # settings, and how many steps are read
     "in the first step": ({"log": FAR + filler(0.9 * STEP) + CALL}, 1),
     "at the other end": ({"log": FAR + filler(15.9 * STEP) + CALL}, 16),
     # what is left of a line, in the first step, looks like a counter of its own
     "half a line": ({"log": FAR + FORGING + LAST_LINES}, 16),
     "half a line, no size": ({"log": FAR + FORGING + LAST_LINES, "log_size": None}, 0),
-    # as a virtual file, which does not tell its size, or a log that grows
+    # as a virtual file, which does not tell its size
     "size 0": ({"log_size": 0}, 0),
     "no size": ({"log_size": None}, 0),
-    "longer than its size": ({"log_size": len(LOG) - 9}, 0),
+    # what is logged while it is read does not count
+    "a log that grows": ({"log_read": [grow]}, 1),
 }
 
 
@@ -84,9 +91,18 @@ def test_useful_log(run: Run, monkeypatch: MonkeyPatch, settings: Any, steps: in
         assert server.bytes_read == steps * STEP
 
 
+def test_hangs_up_before_the_next_login(run: Run) -> None:
+    """An account may be allowed one session. The end of the first must not take 0.1 s."""
+    with MMP(log=LOG, login=[refuse_beside_another]) as server:
+        ran = run([server], "--if-leaked", "20")
+    words = "Restarting: 14 active sessions; 135 leaked sessions."
+    assert ran.log == [words, restarted(server)]
+    assert server.connections == 2
+
+
 # ---- What does not -------------------------------------------------------------------------------
 
-NO_WEB = "No Web Bridge counter in the last 16 MiB of the log"
+NO_WEB = "No Web Bridge counter in the last 1 MiB of the log"  # 16 steps
 SHORTER = "The log became shorter while it was read. Try again."
 BROKE_OFF = "The connection broke off while reading the server's log."
 NOT_SHOWN = "The server does not show its log over SFTP: {}. Check what admin may do."
@@ -107,7 +123,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "without a request": ({"log_size": len(LOG) + REQUEST}, SHORTER),
     "without a part": ({"log_size": len(LOG) + 4 * REQUEST}, SHORTER),
     "reset in the middle": ({"log_read": [reset_in_the_middle]}, BROKE_OFF),
-    "no SFTP": ({"log": None}, NOT_SHOWN.format("Channel closed.")),
+    "no SFTP": ({"log": None}, NOT_SHOWN.format("Channel closed")),
     "no log": ({"log": NO_FILE}, NOT_SHOWN.format("[Errno 2] gone")),
     "hostile text": ({"log": STRANGE}, NOT_SHOWN.format(r"\x1b[2J | x")),
 }

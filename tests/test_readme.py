@@ -1,8 +1,7 @@
-"""What the README quotes and names exists: commands, options, files, words of the script."""
+"""What the README names exists: commands, options, files, functions. Quotes: test_example.py."""
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 from operator import attrgetter
@@ -10,43 +9,13 @@ from operator import attrgetter
 import pytest
 
 import webbridge_restart as script
-from conftest import STAMP
 
 FOLDER = script.SCRIPT.parent
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 BLOCK_LINES = re.findall(r"(?m)^ {4,}(\S.*)$", README)
 SPANS = [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", README)]
-# A line that the script prints or logs, or the beginning of a sentence of it.
-PRINTED = re.compile(r"\d{4}-\d\d-\d\d |Server |\d+ \(|\d+ of |Restarted |Leaked: |FULL: ")
-QUOTES = [line for line in BLOCK_LINES if PRINTED.match(line)]
-QUOTES += [span for span in SPANS if re.match(r"[A-Z][a-z]* ", span) and span != "Edit these"]
-# What a server, its log or the inventory puts into a sentence.
-VALUES = re.compile(
-    r"10\.48\.79\.194|cms2\.example\.com|webbridge_restart\.py|ssh-ed25519 SHA256:\w+|Jun|…"
-)
-# What the script's strings are made of, between the values; the longest first.
-CONSTANTS = [n for n in ast.walk(ast.parse(script.SCRIPT.read_bytes())) if hasattr(n, "value")]
-LITERALS = sorted({n.value for n in CONSTANTS if isinstance(n.value, str)}, key=len, reverse=True)
 OTHERS_OPTIONS = {"--system", "--home-dir", "--shell", "--bad"}
 FORMER_OPTIONS = {"--parallel", "--from-logs"}
-
-
-def unknown_words(quote: str) -> str:
-    """Return what of a quoted line is neither the script's words nor a value."""
-    quote = STAMP.sub("", quote)
-    if any(quote.strip("… ") in literal for literal in LITERALS):
-        return ""
-    rest = VALUES.sub("|", quote)
-    for words in filter(None, map(str.strip, LITERALS)):
-        # Whole words, for a short literal may stand in the middle of another word
-        rest = re.sub(rf"(?:(?<!\w)|(?=\W)){re.escape(words)}s?(?!\w)", "|", rest)
-    return " ".join(re.findall(r"[A-Za-z]{2,}", rest))
-
-
-def test_the_script_has_each_quoted_sentence_word_for_word() -> None:
-    assert len(QUOTES) > 20
-    assert [quote for quote in QUOTES if unknown_words(quote)] == []
-    assert unknown_words("Restarting: 0 busy sessions; 152 leaked sessions.") == "busy"
 
 
 def test_each_command_is_one_that_the_script_accepts() -> None:
@@ -79,10 +48,16 @@ def test_files_and_headings_that_are_named_are_there() -> None:
     assert script.LOG_FILE.name in README
 
 
-def test_the_block_to_edit_stands_between_the_headings_that_the_update_looks_for() -> None:
-    block = re.findall(r"(?s)Edit these(.*?)Limits", script.SCRIPT.read_text(encoding="utf-8"))
-    assert len(block) == 1
-    assert all(name in block[0] for name in ("WEBBRIDGES", "MMP_USERNAME", "CALLBRIDGES"))
+def test_the_update_shows_the_block_to_edit_and_no_more() -> None:
+    """sed begins at each line with the first pattern, and ends at a later one with the second."""
+    (patterns,) = re.findall(r'sed -n "/(.+?)/,/(.+?)/p"', README)
+    lines = script.SCRIPT.read_text(encoding="utf-8").splitlines()
+    (begin,), (end, *_) = (
+        [number for number, line in enumerate(lines) if re.search(pattern, line)]
+        for pattern in patterns
+    )
+    named = set(re.findall(r"(?m)^[A-Z_]+", "\n".join(lines[begin:end])))
+    assert named == set(script.BLOCK)
 
 
 def test_functions_that_are_to_be_read_are_there() -> None:

@@ -7,14 +7,16 @@ MMP's: a few lines of shell that each test writes.
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 from pytest import MonkeyPatch, TempPathFactory, fixture, mark
 
 import webbridge_restart
 from conftest import CISCO, DOUBT, Run, failed, restarted
-from real_servers import USERNAME, RealServers, why_not
+from real_servers import EXPIRED, USERNAME, RealServers, why_not
 
 WHY_NOT = why_not()
 pytestmark = mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
@@ -80,6 +82,17 @@ def test_wrong_password_is_sent_once(
     assert run_on(name, machine, run) == (NO, [], [WRONG_LOGINS[name]])
 
 
+def test_expired_password_is_no_answer_to_the_next_question(
+    machine: RealServers, run: Run, monkeypatch: MonkeyPatch
+) -> None:
+    """sshd asks for it again, then for a new one, and begins again."""
+    monkeypatch.setattr(webbridge_restart, "MMP_USERNAME", EXPIRED)
+    machine.prepare(REPLY)
+    ran = run([machine.servers["sshd that asks"]])
+    assert ran.log[1].startswith("The server did not let this script in with the password alone.")
+    assert machine.commands() == []
+
+
 def test_known_host_key_is_the_other_of_two(
     machine: RealServers, run: Run, known_hosts: Path
 ) -> None:
@@ -98,7 +111,6 @@ def test_changed_host_key_gets_neither_password_nor_command(
 
 # ---- How an answer ends --------------------------------------------------------------------------
 
-OUR_END = f"{REPLY} cat >/dev/null"  # which waits for our end of file
 AT_ANY_LINE = {
     "status 0": ("exit 0", YES),
     "status 1": ("exit 1", NO),
@@ -110,14 +122,8 @@ ENDS = {
     for count in range(len(LINES) + 1)
     for name, (end, told) in AT_ANY_LINE.items()
 }
-ENDS.update(
-    {
-        "killed": ("kill -9 $$", MAYBE),
-        "our end": (OUR_END, YES),
-        "our end, FAILURE": (f"{OUR_END}; sleep 0.2; echo FAILURE: no", NO),
-        "our end, drop": (f"{OUR_END}; drop_connection", MAYBE),
-    }
-)
+ENDS["killed"] = "kill -9 $$", MAYBE
+ENDS["3 lines, status 1"] = f"{REPLY}exit 1", MAYBE  # which contradict each other
 
 
 @BOTH
@@ -125,6 +131,20 @@ ENDS.update(
 def test_end_of_an_answer(end: str, name: str, machine: RealServers, run: Run) -> None:
     shell, told = ENDS[end]
     assert run_on(name, machine, run, shell)[:2] == (told, COMMAND)
+
+
+@BOTH
+def test_server_that_waits_for_our_end_of_file(
+    name: str, machine: RealServers, run: Run, monkeypatch: MonkeyPatch
+) -> None:
+    """The script sends none. When the command has come, its time is up."""
+
+    def monotonic() -> float:
+        return time.monotonic() + (1000.0 if machine.commands() else 0.0)
+
+    times = {**vars(time), "monotonic": monotonic}
+    monkeypatch.setattr(webbridge_restart, "time", SimpleNamespace(**times))
+    assert run_on(name, machine, run, f"{REPLY}cat >/dev/null")[:2] == (MAYBE, COMMAND)
 
 
 # ---- Counting ------------------------------------------------------------------------------------

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import paramiko
 import pytest
 from pytest import MonkeyPatch, mark
 
+import demo
 import webbridge_restart
-from conftest import RIGHTS, error_of, restarted, unstamped
+from conftest import PASSWORD, RIGHTS, Run, error_of, restarted, unstamped
 from mmp import MMP
-from remote import ECDSA_KEY, KEY, OTHER_KEY, Remote
-from webbridge_restart import parse_address
+from remote import ECDSA_KEY, KEY, Remote
+from webbridge_restart import command_line, parse_address
 
 DELIVERED = webbridge_restart.WEBBRIDGES
 IN_SCRIPT = "pw-script"
+
+POSIX = mark.skipif(os.name != "posix", reason="Windows has no modes and no named pipes")
+PATIENCE = 120.0  # seconds for a child, on a busy computer
 
 Capture = pytest.CaptureFixture[str]
 Start = Callable[..., tuple[int, str, str, list[str]]]  # exit status, stdout, stderr, log
@@ -33,6 +41,10 @@ def private_file(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     path.chmod(0o600)
     return path
+
+
+def control(char: str, source: str = "FILE") -> str:
+    return f"The password from {source} has a control character, {char!a}. Write it again."
 
 
 @pytest.fixture
@@ -76,8 +88,8 @@ NO_ADDRESS = (
     "is not an address. Write an IP address or a host name, and :PORT after it if the port is not "
     "22. Put an IPv6 address in brackets."
 )
-TWICE = {1: "cms1.example.com:2222", 2: "cms2", 3: " CMS1.Example.com:02222\t"}
-TWICE_TOLD = "CMS1.Example.com:02222 twice, as 1 and as 3. Delete one of the two lines."
+TWICE = {1: "cms1.example.com:2222", 2: "cms2", 3: " CMS1.Example.com.:02222\t"}
+TWICE_TOLD = "CMS1.Example.com.:02222 twice, as 1 and as 3. Delete one of the two lines."
 NOT_TEXT = (
     "MMP_USERNAME or MMP_PASSWORD in webbridge_restart.py is not text. Write each in quotation "
     "marks. Only the password may be empty."
@@ -86,6 +98,8 @@ NO_PASSWORD = (
     "No password. Use --password-file, --ask-password, or the environment variable MMP_PASSWORD "
     "(see README.md)."
 )
+PASSWORD_IN_SCRIPT = "MMP_PASSWORD in webbridge_restart.py"
+NEITHER = "LOG_TIMES_ARE_LOCAL in webbridge_restart.py must be True or False."
 BLOCKS: list[tuple[str, object, str]] = [
     ("WEBBRIDGES", DELIVERED, f"WEBBRIDGES still has its example addresses. {EXAMPLE}"),
     ("WEBBRIDGES", {}, f"WEBBRIDGES lists no servers. {EXAMPLE}"),
@@ -97,6 +111,8 @@ BLOCKS: list[tuple[str, object, str]] = [
     ("WEBBRIDGES", TWICE, f"WEBBRIDGES lists {TWICE_TOLD}"),
     *(("MMP_USERNAME", value, NOT_TEXT) for value in (b"admin", "")),
     ("MMP_PASSWORD", None, NOT_TEXT),
+    ("MMP_PASSWORD", "C:\new", control("\n", PASSWORD_IN_SCRIPT)),
+    *(("LOG_TIMES_ARE_LOCAL", value, NEITHER) for value in ("False", 0)),
     ("MMP_PASSWORD", "", NO_PASSWORD),  # a single server may be this computer, as for a tunnel
 ]
 
@@ -112,14 +128,14 @@ WRONG = [
     *("2001:db8::3", "[2001:db8::3", "[2001:db8::z]", "[cms1]:22"),
     *(f"10.0.0.1:{port}" for port in ("0", "65536", "ssh", "", "-1", "2 2")),
     *("a" * 64, "cms1..com", ".cms1", "cms1-.com", "-oProxyCommand=x", "cms1.-example.com"),
-    *("cms\x001", "cms1\n.com", "cms1\n", "cms1\u200b", "cmsé.example.com"),
+    *("cms1..", ".", "cms\x001", "cms1\n.com", "cms1\n", "cms1\u200b", "cmsé.example.com"),
 ]
 RIGHT = {
     "10.48.79.194": ("10.48.79.194", 22),
     "10.48.79.195:065535": ("10.48.79.195", 65535),
     "[2001:DB8:0:0::3]:2222": ("2001:db8::3", 2222),
     "[fe80::1%eth0]": ("fe80::1%eth0", 22),
-    "CMS_3.Example.COM:1": ("cms_3.example.com", 1),
+    "CMS_3.Example.COM.:1": ("cms_3.example.com", 1),
     "4cms.xn--bcher-kva.example": ("4cms.xn--bcher-kva.example", 22),
     "a" * 63: ("a" * 63, 22),
 }
@@ -135,22 +151,62 @@ def test_wrong_address(address: str) -> None:
         parse_address(address)
 
 
-def test_number_that_stands_twice(start: Start, script: Path) -> None:
-    """Python keeps the last of them, and says nothing of the others."""
-    for block, name in (
-        ('WEBBRIDGES = {\n    7: "a",  # rack {A}\n    0x7: "c",\n}', "WEBBRIDGES"),
-        ('WEBBRIDGES = {}\nCALLBRIDGES: dict[int, str] = {\n7\n: "a", 7: "a"}', "CALLBRIDGES"),
-    ):
-        script.write_text(block, "utf-8")
-        sentence = f"{name} uses the number 7 twice. Give each server its own.\n"
-        assert start("--check")[2] == sentence
-    script.write_text('WEBBRIDGES = {\n1: "a",\n# 1: "b"\n}\nCALLBRIDGES = {1: "a"}', "utf-8")
-    assert start("--check", MMP_PASSWORD="")[2] == f"{NO_PASSWORD}\n"
+SEVEN = "uses the number 7 twice. Give each server its own."
+SECOND = "is set a second time, in line 2 of webbridge_restart.py. Delete one of the two."
+MISSING = 'is missing from the block "{}" of webbridge_restart.py. Write it there again.'
+MISTAKES = {  # of which Python says nothing, or too late
+    'WEBBRIDGES = {\n    7: "a",  # rack {A}\n    0x7: "c",\n}': f"WEBBRIDGES {SEVEN}",
+    'CALLBRIDGES: dict[int, str] = {\n7\n: "a", 7: "a"}': f"CALLBRIDGES {SEVEN}",
+    'WEBBRIDGES = {1: "a", True: "b"}': f"WEBBRIDGES {SEVEN.replace('7', '1')}",
+    'MMP_PASSWORD = ""\nMMP_PASSWORD = "b"': f"MMP_PASSWORD {SECOND}",
+    'CALLBRIDGES: dict[int, str] = {}\nCALLBRIDGES = {1: "a"}': f"CALLBRIDGES {SECOND}",
+    "mmp_username = ''\nprint(MMP_USERNAME)": f"MMP_USERNAME {MISSING.format('Edit these')}",
+    'MMP_USERNAME: "a"\nprint(MMP_USERNAME)': f"MMP_USERNAME {MISSING.format('Edit these')}",
+    "def a(): return TICK": f"TICK {MISSING.format('Limits')}",
+    "TICK = '5'": "TICK in webbridge_restart.py is text. Write it without quotation marks.",
+    'MMP_PASSWORD = "a"\nWEBBRIDGES = {1: "a",\n# 1: "b"\n}\nCALLBRIDGES = {1: "a"}\nTICK = 5\n'
+    '__version__ = "5"\nRESTART_COMMAND = "a"': NO_PASSWORD,  # so no mistake was found
+}
+
+
+@mark.parametrize("text", MISTAKES)
+def test_mistake_in_the_text_of_the_script(start: Start, script: Path, text: str) -> None:
+    script.write_text(text, "utf-8")
+    assert_refused(start, MISTAKES[text], MMP_PASSWORD="")
+
+
+NO_NAME = ('MMP_USERNAME = "admin"\n', "")
+BACKSLASH = ('MMP_PASSWORD = r""', r'MMP_PASSWORD = r"a\d"')  # in other quotes, Python warns of it
+PIPES = [f"{option}=HERE/pipe" for option in ("--password-file", "--known-hosts", "--log-file")]
+
+
+STARTED = [
+    (NO_NAME, "--verbose", f"MMP_USERNAME {MISSING.format('Edit these')}"),
+    (BACKSLASH, "--known-hosts=HERE", "HERE is not a file."),
+    *(pytest.param(BACKSLASH, each, "HERE/pipe is not a file.", marks=POSIX) for each in PIPES),
+]
+
+
+@mark.parametrize(("edit", "option", "sentence"), STARTED)
+def test_real_script(tmp_path: Path, edit: tuple[str, str], option: str, sentence: str) -> None:
+    """In a process of its own, which a pipe could hold, and where Python itself would complain."""
+    script = demo.script_for(["cms1.example.com"], tmp_path)
+    before, edited, after = script.read_text("utf-8").partition(edit[0])
+    private_file(script, f"{before}{edit[1]}{after}".encode())
+    assert edited
+    if os.name == "posix":
+        os.mkfifo(tmp_path / "pipe")
+    option, told = (text.replace("HERE", str(tmp_path)) for text in (option, f"{sentence}\n"))
+    command = [sys.executable, str(script), option]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", told)
+    if "--log-file" not in option:
+        assert unstamped((tmp_path / demo.LOG_NAME).read_text("utf-8")) == told.splitlines()
 
 
 # ---- Which password ------------------------------------------------------------------------------
 
-TYPED, IN_FILE, IN_ENVIRONMENT = "pw-typed", "pw-wörd in file ", "pw-environment"
+TYPED, IN_FILE, IN_ENVIRONMENT = " pw-typed", "pw-wörd in file ", "pw-environ\xa0ment"
 
 
 @pytest.fixture
@@ -165,12 +221,13 @@ def terminal(monkeypatch: MonkeyPatch) -> Mock:
 def test_order_of_the_passwords(
     start: Start, terminal: Mock, tmp_path: Path, known_hosts: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    """A refused login says where the password came from, and nothing says what it was."""
+    """A refused login says where it came from, and if it has a space that nobody sees; no more."""
+    odd = " Mind that it has a space at its beginning or end, or a no-break space."
     file = private_file(tmp_path / "file", f"\ufeff{IN_FILE}\r\nsecond line\r\n".encode())
     with MMP(password="another") as mmp:
         known_hosts.write_text(f"{mmp.known_hosts_line}\n")
         for options, environment, password, source in (
-            ([], "", IN_SCRIPT, "from MMP_PASSWORD in webbridge_restart.py"),
+            ([], "", IN_SCRIPT, f"from {PASSWORD_IN_SCRIPT}"),
             ([], IN_ENVIRONMENT, IN_ENVIRONMENT, "from MMP_PASSWORD in the environment"),
             ([file], IN_ENVIRONMENT, IN_FILE, f"from {file}"),
             ([file, "--ask-password"], IN_ENVIRONMENT, TYPED, "typed at the prompt"),
@@ -179,26 +236,40 @@ def test_order_of_the_passwords(
             monkeypatch.setenv("MMP_PASSWORD", environment)
             words = map(str, ["--password-file", *options] if options else [])
             status, out, err, log = start("--verbose", *words, WEBBRIDGES={1: mmp.address})
-            assert (status, mmp.passwords.pop(), mmp.passwords) == (1, password, [])
-            told = f"Check it ({source}), then"
+            read = password.replace("\xa0", " ")  # as asyncssh reads it, by RFC 4013
+            assert (status, mmp.passwords.pop(), mmp.passwords) == (1, read, [])
+            told = f" Check the password ({source}).{'' if password == IN_SCRIPT else odd} Other "
             assert told in log[-1] and told in err
             assert "pw-" not in out + err + "".join(log)
     terminal.assert_called_once_with("MMP password of admin: ")
 
 
-@mark.skipif(os.name != "posix", reason="Windows has no modes")
-@mark.parametrize("mode", [0o604, 0o610])
-def test_password_that_others_can_read(
-    start: Start, script: Path, tmp_path: Path, monkeypatch: MonkeyPatch, mode: int
+EMPTY = "The first line of {file} is empty. Write the password there."
+OTHERS = "Others can read the password in {0}. Run: chmod go-rwx {quoted}"
+EVERYBODY = (
+    "Everybody can read the password in {0}, and it is another account's file. Let this account "
+    "own it: sudo chown {account} {quoted} && sudo chmod go-rwx {quoted}"
+)
+MODES = [(0o604, 0, OTHERS), (0o610, 0, OTHERS), (0o604, 1, EVERYBODY), (0o670, 1, EMPTY)]
+
+
+@POSIX
+@mark.parametrize(("mode", "stranger", "sentence"), MODES)
+def test_who_can_read_the_password(
+    start: Start, tmp_path: Path, monkeypatch: MonkeyPatch, mode: int, stranger: int, sentence: str
 ) -> None:
     """In the script also if another password is used: this one is in the open all the same."""
-    sentence = "Others can read the password in {0}. Run: chmod go-rwx '{0}'"
-    file = private_file(tmp_path / "pw", b"password")
-    file.chmod(mode)
-    assert_refused(start, sentence.format(file), "--password-file", str(file))
-    script.chmod(mode)
-    monkeypatch.setenv("MMP_PASSWORD", IN_ENVIRONMENT)
-    assert start("--check")[2] == f"{sentence.format(script)}\n"
+    folder = tmp_path / "o'brien"
+    folder.mkdir()
+    script, file = (private_file(folder / name, b"") for name in ("script.py", "pw"))
+    account = file.stat().st_uid + stranger
+    monkeypatch.setattr(os, "geteuid", lambda: account)
+    for path in (file, script):
+        path.chmod(mode)
+        quoted = shlex.quote(str(path))
+        told = sentence.format(path, file=file, quoted=quoted, account=account)
+        assert start("--password-file", str(file), SCRIPT=script)[:3] == (2, "", f"{told}\n")
+        path.chmod(0o600)
 
 
 def test_nothing_typed(start: Start, terminal: Mock, monkeypatch: MonkeyPatch) -> None:
@@ -225,74 +296,101 @@ def test_environment_that_is_not_utf_8(start: Start, monkeypatch: MonkeyPatch) -
 
 HOST = "cms1.example.com"
 NAME = f"[{HOST}]:2222"
-ED25519, ECDSA, CHANGED = (f"{k.get_name()} {k.get_base64()}" for k in (KEY, ECDSA_KEY, OTHER_KEY))
+ED25519, ECDSA = (f"{key.get_name()} {key.get_base64()}" for key in (KEY, ECDSA_KEY))
 OF_ANOTHER = f"|1|{'A' * 27}=|{'A' * 27}="  # a hashed name
-SKIPPED = f"@cert-authority a,{NAME} ssh-rsa AAAA\n\n{NAME} ssh-dss AAAAB3NzaC1kc3M=\n"
+SKIPPED = f"{NAME} ssh-dss AAAAB3NzaC1kc3M=\n{NAME} sk-x@a AAAA\n"  # paramiko lacks these types
 SHOWN = f"{KEY.get_name()} {KEY.fingerprint}"
-NEW = f"New host key, not trusted yet: {SHOWN}. It is not in FILE"
-WITH_KEY = (
-    f"10.0.0.1,{NAME.upper()},cms2 {ED25519} a comment",
-    f"{OF_ANOTHER} {ED25519}\n{paramiko.HostKeys.hash_host(NAME)} {ED25519}\n",
-    f"# MMPs\n\n  # more\n{NAME}\t{ED25519.replace(' ', '  ')}\n",
-    f"\ufeff{NAME} {ED25519}\r\n\r\n",
-    f"{SKIPPED}{NAME} {ECDSA}\n{NAME} {CHANGED}\n{NAME} {ED25519}\n",
-)
-WITHOUT_KEY = {
-    f"# a\n{SKIPPED}{NAME} sk-x@a AAAA\n": f"{NEW} (line 2, 4, 5 has a marker or a type that "
-    "cannot be used).",
-    f"{SKIPPED}{NAME} {ECDSA}\n": "The server has no host key of a known type: ecdsa-sha2-nistp256 "
-    f"(line 1, 3 has a marker or a type that cannot be used). Shown: {SHOWN}.",
+NEW = f"New host key, not trusted yet: {SHOWN}. It is not in FILE. "
+OTHER_TYPE = f"The server has no host key of a known type: {ECDSA_KEY.get_name()}. Shown: {SHOWN}. "
+HOSTS = {  # what a known-hosts file holds, and what is told of the key, if it is not the known one
+    f"10.0.0.1,{NAME.upper()},cms2 {ED25519} a comment": "",
+    f"{OF_ANOTHER} {ED25519}\n{paramiko.HostKeys.hash_host(NAME)} {ED25519}\n": "",
+    f"# MMPs\n\n  # more\n{NAME}\t{ED25519.replace(' ', '  ')}\n": "",
+    f"\ufeff{NAME} {ED25519}\r\n\r\n": "",
+    f"{SKIPPED}{NAME} {ECDSA}\n{NAME} {ED25519}\n": "",
+    f"{SKIPPED}{NAME} {ECDSA}\n": OTHER_TYPE,
+    f"# a\n{SKIPPED}": NEW,
     # other names, without the port, another port, and hashed
-    f"@cert-authority * ssh-rsa AAAA\ncms2,*.example.com {ED25519}\n{HOST} {ED25519}\n"
-    f"[{HOST}]:1 {ED25519}\n{OF_ANOTHER} {ED25519}\n": f"{NEW}.",
+    f"cms2,example.com {ED25519}\n{HOST} {ED25519}\n[{HOST}]:1 {ED25519}\n"
+    f"{OF_ANOTHER} {ED25519}\n": NEW,
 }
 
 
 def test_known_hosts_as_ssh_and_editors_write_them(remote: Remote, known_hosts: Path) -> None:
-    for content in WITH_KEY:
+    for content, sentence in HOSTS.items():
         mmp = remote.at(f"{HOST}:2222")
         known_hosts.write_bytes(content.encode())
-        assert remote.run().log == [restarted(mmp)], content
+        told = sentence.replace("FILE", str(known_hosts)) or restarted(mmp)
+        assert remote.run().log[-1].startswith(told), content
+        assert ("password" in mmp.received) == (not sentence)
 
 
-def test_known_hosts_without_the_key_of_a_server(remote: Remote, known_hosts: Path) -> None:
-    for content, sentence in WITHOUT_KEY.items():
-        mmp = remote.at(f"{HOST}:2222")
-        known_hosts.write_bytes(content.encode())
-        assert remote.run().log[1].startswith(sentence.replace("FILE", str(known_hosts)))
-        assert "password" not in mmp.received
+@POSIX
+def test_new_file_of_host_keys_is_private(remote: Remote, tmp_path: Path) -> None:
+    mmp, file = remote.at(HOST), tmp_path / "new"
+    before = os.umask(0)
+    try:
+        ran = remote.run("--accept-new-host-keys", "--known-hosts", str(file))
+    finally:
+        os.umask(before)
+    assert (ran.log, file.stat().st_mode & 0o777) == ([restarted(mmp)], 0o600)
+
+
+def test_command_for_the_command_prompt_of_windows(monkeypatch: MonkeyPatch) -> None:
+    words = (r"C:\o'brien\a b.py", "--check", r"C:\a-1_é.txt", "paramiko<5", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        command = command_line(*words)
+    assert command == r""""C:\o'brien\a b.py" --check C:\a-1_é.txt "paramiko<5" 2"""
+
+
+def test_commands_have_the_access_of_the_run(
+    run: Run, remote: Remote, tmp_path: Path, log_file: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """And they reach the server: --check does not contact one that is only in CALLBRIDGES."""
+    file = private_file(tmp_path / "o'brien", PASSWORD.encode())
+    monkeypatch.setattr(webbridge_restart, "KNOWN_HOSTS_FILE", remote.known_hosts)
+    monkeypatch.setattr(webbridge_restart, "LOG_FILE", log_file)
+    monkeypatch.setattr(webbridge_restart, "CALLBRIDGES", {1: "10.0.0.1"})
+    for address in (HOST, "10.0.0.1"):
+        remote.at(address, known=())
+    options = ("--password-file", str(file), "--timeout", "60")
+    ways = {f"1 ({HOST})  ": "--check", "1 of CALLBRIDGES (10.0.0.1)  ": "--sessions"}
+    rows = run([HOST], "--sessions", *options).err.splitlines()[1:3]
+    for row, name in zip(rows, ways):
+        words = (webbridge_restart.SCRIPT, ways[name], "--accept-new-host-keys", *options)
+        command = command_line(sys.executable, *words)
+        assert row.startswith(name) and row.endswith(f" run {command} to store the key.")
 
 
 # ---- Files that are of no use --------------------------------------------------------------------
 
-EMPTY = "The first line of FILE is empty. Write the password there."
-UTF_16 = "FILE is UTF-16. Save it again as UTF-8."
-REVOKES = (
-    "FILE, line 1, revokes a key, which this script cannot check. Delete all lines of that key."
-)
+NOT_UTF_8 = "FILE is not UTF-8. Save it again as UTF-8."
 UNUSABLE = (
-    "FILE, line 3, is not a usable host key. Delete the line, then store the server's key again "
-    "with --check --accept-new-host-keys."
+    "FILE, line 3, has a marker (@), a pattern (*, ?, !) or a damaged key, which this script "
+    "cannot use. Delete the line if you know that it forbids no key. Then --check names the "
+    "servers whose keys you must store."
 )
-UNUSABLE_LINES = (  # for paramiko, each in its own way
+UNUSABLE_LINES = (
+    f"@revoked a {ED25519}",  # to pass over it would trust the key, which another line has
+    "@cert-authority b ssh-ed448 AAAA",
+    *(f"{name} {ED25519}" for name in ("*.example.com", "cms?", "b,!a")),
+    # damaged, for paramiko each in its own way
     "10.0.0.1 ssh-ed25519",
     "10.0.0.1 ssh-ed25519 AAAA!",
     "10.0.0.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==",
     f"10.0.0.1 ssh-rsa {KEY.get_base64()}",
-    "@cert-authority",
-    "@other 10.0.0.1 AAAA",
+    f"10.0.0.1 {ED25519[:-4]}",
+    f"10.0.0.1 {ED25519}AAAA",
     f"|1|bad|hash {ED25519}",
+    "\0a",
 )
 FILES = [
-    ("--password-file", b"", EMPTY),
-    ("--password-file", b"\xef\xbb\xbf\r\nsecret on line 2\r\n", EMPTY),
-    ("--password-file", b"p\xe4ssword\n", "FILE is not UTF-8. Save it again as UTF-8."),
-    ("--password-file", "password\n".encode("utf-16-le"), UTF_16),
-    ("--password-file", "\ufeff漢字".encode("utf-16-le"), UTF_16),
-    ("--password-file", "\ufeff漢字".encode("utf-16-be"), UTF_16),
-    ("--known-hosts", "10.0.0.1".encode("utf-16-le"), UTF_16),
-    # another line may have the key: to pass over the first one would trust it
-    ("--known-hosts", f"@revoked a {ED25519}\na {ED25519}\n".encode(), REVOKES),
+    ("--password-file", b"", EMPTY.format(file="FILE")),
+    ("--password-file", b"\xef\xbb\xbf\r\nsecret on line 2\r\n", EMPTY.format(file="FILE")),
+    *(("--password-file", content, NOT_UTF_8) for content in (b"p\xe4ssword\n", b"\xff\xfep\0")),
+    *(("--password-file", f"a\t{c}b".encode(), control(c)) for c in "\0\b\x1b\r\x7f\x9f"),
+    ("--known-hosts", "10.0.0.1".encode("utf-16"), UNUSABLE.replace("3", "1", 1)),
     ("--known-hosts", b"# a\n\n\xff\xfe\n", UNUSABLE),
     *(
         ("--known-hosts", f"a {ED25519}\r\n# a\r\n{line}\r\n".encode(), UNUSABLE)
@@ -310,16 +408,19 @@ def test_file_that_is_of_no_use(
     assert_refused(start, sentence.replace("FILE", str(file)), option, str(file))
 
 
-def test_file_that_cannot_be_read(start: Start, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_file_that_cannot_be_read(
+    start: Start, tmp_path: Path, known_hosts: Path, monkeypatch: MonkeyPatch
+) -> None:
     """The sentence has the full path, which cannot forge a line of the log."""
     monkeypatch.chdir(tmp_path)
-    sentence = f"Cannot read {tmp_path}: {error_of(tmp_path.read_bytes)}."
+    sentence = f"{tmp_path} is not a file."
     assert_refused(start, sentence, "--known-hosts", ".")
+    assert start("--check", "--password-file", ".")[2] == f"{sentence}\n"
     missing = tmp_path / "a\nWebbridge on server: 10.0.0.9 restarted successfully"
     escaped = str(missing).replace("\n", "\\n")
     reason = f"Cannot read {escaped}: {error_of(missing.read_bytes)}."
     assert start("--password-file", str(missing))[3] == [sentence, reason]
-    # In a closed folder, nobody can see whether the known hosts are there.
+    known_hosts.touch()
     denied = PermissionError(errno.EACCES, "Permission denied", "a")
     monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=[b"script", denied]))
     assert start("--check")[2] == f"Cannot read a: Permission denied. {RIGHTS}.\n"
@@ -332,15 +433,12 @@ def test_log_that_cannot_be_written(
     start: Start, tmp_path: Path, log_file: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """Also a check finds it out, before the night does. To count, no log is needed."""
-    problems = {
-        tmp_path: error_of(lambda: tmp_path.open("ab")),
-        tmp_path / "none" / "log": os.strerror(errno.ENOENT),
-    }
-    for path, problem in problems.items():
+    nowhere = tmp_path / "none" / "log"
+    missing = f"Cannot write to {nowhere}: {os.strerror(errno.ENOENT)}."
+    for path, sentence in ((tmp_path, f"{tmp_path} is not a file."), (nowhere, missing)):
         for option in ("--quiet", "--check"):
-            sentence = f"Cannot write to {path}: {problem}.\n"
-            assert start(option, "--log-file", str(path)) == (2, "", sentence, [])
-    counting = start("--sessions", "--log-file", str(path), MMP_PASSWORD="")
+            assert start(option, "--log-file", str(path)) == (2, "", f"{sentence}\n", [])
+    counting = start("--sessions", "--log-file", str(nowhere), MMP_PASSWORD="")
     assert counting == (2, "", f"{NO_PASSWORD}\n", [])
     denied = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=denied))
@@ -357,6 +455,20 @@ def test_new_and_old_log(start: Start, script: Path, tmp_path: Path, log_file: P
         assert start(MMP_PASSWORD="")[3] == ["old", NO_PASSWORD]
 
 
+def test_log_that_cannot_be_read(start: Start, log_file: Path, monkeypatch: MonkeyPatch) -> None:
+    """A file to which one may only append is a good log."""
+    really_open = Path.open
+    log_file.write_text("2026-01-01 00:00:00.000000+00:00 old\n")
+
+    def open_to_append(path: Path, mode: str, *others: Any, **named: Any) -> Any:
+        if (path, mode) == (log_file, "rb"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really_open(path, mode, *others, **named)
+
+    monkeypatch.setattr(Path, "open", open_to_append)
+    assert start(MMP_PASSWORD="")[2:] == (f"{NO_PASSWORD}\n", ["old", NO_PASSWORD])
+
+
 # ---- Options -------------------------------------------------------------------------------------
 
 
@@ -369,22 +481,28 @@ def ended(start: Start, capsys: Capture, *options: str) -> tuple[object, str, st
 
 
 WITH_SESSIONS = "SERVER, --if-leaked and --max-active are not allowed with --sessions"
-TIMEOUT = "--timeout must be more than 0 and at most 86400 seconds"
-PAUSE = "--pause must be from 0 to 86400 seconds"
-CONDITIONS = "--if-leaked and --max-active must be 0 or more sessions"
+NO_PAUSE = (
+    "--pause is not allowed with --max-active: after a pause, the number of active sessions would "
+    "be too old to restart the next server"
+)
+TOO_LONG = "must be from 0 to 86400 seconds"
+NO_NUMBER_OF_THEM = "must be a whole number of sessions, 0 or more"
 REFUSED = {
     "--check --sessions": "argument --sessions: not allowed with argument --check",
     "--quiet -v": "argument -v/--verbose: not allowed with argument -q/--quiet",
     "--accept": "unrecognized arguments: --accept",  # no option can be cut short
     "--parallel=2": "unrecognized arguments: --parallel=2",  # options of version 2
     "--sessions --from-logs=a": "unrecognized arguments: --from-logs=a",
-    "--if-leaked=1.5": "argument --if-leaked: invalid int value: '1.5'",
-    "--timeout=60s": "argument --timeout: invalid float value: '60s'",
-    **dict.fromkeys(["--timeout=0", "--timeout=86400.1", "--timeout=nan"], TIMEOUT),
-    **dict.fromkeys(["--pause=-0.1", "--pause=86400.1", "--pause=nan"], PAUSE),
-    **dict.fromkeys(["--if-leaked=-1", "--max-active=-1 --if-leaked=9"], CONDITIONS),
+    **{
+        f"--timeout={n}": f"argument --timeout: {TOO_LONG}" for n in ("-1", "86400.1", "nan", "60s")
+    },
+    **{f"--pause={n}": f"argument --pause: {TOO_LONG}" for n in ("-0.1", "inf")},
+    **{f"--if-leaked={n}": f"argument --if-leaked: {NO_NUMBER_OF_THEM}" for n in ("1.5", "-1")},
+    "--max-active= --if-leaked=9": f"argument --max-active: {NO_NUMBER_OF_THEM}",
     "--sessions 1": WITH_SESSIONS,
     "--sessions --if-leaked 0": WITH_SESSIONS,
+    "--pause=0.5 --max-active=0": NO_PAUSE,
+    "--check --if-leaked=1 --max-active=1 --pause=60": NO_PAUSE,
 }
 
 
@@ -396,8 +514,8 @@ def test_options_that_are_refused(start: Start, capsys: Capture, options: str) -
 
 def test_values_at_the_limits(start: Start) -> None:
     for options in (
-        "--timeout=0.001 --pause=0 --if-leaked=0 --max-active=0",
-        "--timeout=86400 --pause=86400 --if-leaked=1000000 --max-active=1000000",
+        "--timeout=0 --pause=0 --if-leaked=0 --max-active=0",
+        "--timeout=86400 --pause=86400 --if-leaked=1000000",
     ):
         assert start(*options.split(), "--check", MMP_PASSWORD="")[2] == f"{NO_PASSWORD}\n"
 
@@ -407,7 +525,7 @@ HELP = (  # what cannot be guessed
     "before the next one goes down (default: 0)",
     "the stored host keys (default: webbridge_known_hosts beside the script)",
     "the log to append to (default: webbridge_restart_logs.txt beside the script)",
-    "time for each server, in total (default: 60)",
+    "time for each server, in total (default: SECONDS_PER_SERVER in the script)",
 )
 
 
@@ -419,7 +537,7 @@ def test_help(start: Start, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
     assert "\n  130, 143, 129, 149   ended by " in printed
     words = " ".join(printed.split())
     assert [text for text in HELP if text not in words] == []
-    assert ended(start, capsys, "--version")[1].endswith(" 3.0.0\n")
+    assert ended(start, capsys, "--version")[1].endswith(" 3.1.0\n")
 
 
 def test_packages_are_the_same_for_pip_and_for_uv() -> None:

@@ -231,6 +231,21 @@ def test_log_that_fills_up_within_a_reason(usual: Installed) -> None:
     assert (ran.status, ran.log) == (1, logged)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="root may read all files elsewhere")
+def test_log_that_may_not_be_read(usual: Installed) -> None:
+    """A log to which one may only append is right."""
+    usual.log_file.write_text("2001-02-03 04:05:06.000000+00:00 Another\n")
+    usual.log_file.chmod(0o222)
+    # Root's right to read what its mode forbids: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    drop = "import ctypes; [ctypes.CDLL(None).prctl(24, number, 0, 0, 0) for number in (1, 2)]"
+    with usual.started(before=drop) as child:
+        child.wait(PATIENCE)
+        usual.log_file.chmod(0o644)
+        ran = usual.end(child)
+    assert ran.log == ["Another", *usual_log(usual)]
+    assert_told(usual, ran._replace(log=ran.log[1:]))
+
+
 def test_another_run_on_the_same_log(
     remote: Remote, log_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
