@@ -98,7 +98,7 @@ TRY_SHARE = 0.3  # of the seconds per server, for each step of a try to connect:
 SECONDS_BETWEEN_TRIES = 2.0
 LATE_OUTPUT_SECONDS = 2.0  # output may come this long after the exit status
 LATE_STATUS_SECONDS = 10.0  # the exit status may come this long after the end of the output
-HANG_UP_SECONDS = 1.0  # paramiko notices within this time that a connection is gone
+LOSS_SECONDS = 0.5  # paramiko notices within this time that a connection is gone
 NEVER = 1e6  # seconds, for paramiko's own limits
 TICK = 0.005  # seconds between two looks at the clock
 MAX_ANSWER_BYTES = 1 << 20  # no command of an MMP prints so much
@@ -152,6 +152,10 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
 def format_span(span: datetime.timedelta) -> str:
     """Return a span of time in its largest useful unit, without its sign."""
     minutes = round(abs(span).total_seconds() / 60)
@@ -163,12 +167,12 @@ def format_span(span: datetime.timedelta) -> str:
 def command_line(*words: object) -> str:
     """Return the words as a command that can be pasted into this system's shell.
 
-    In a message, no full stop follows it: it would be pasted, too.
+    In a message it comes last: what follows it would be pasted, too.
     """
     if os.name == "posix":
         return shlex.join(map(str, words))
     # The Command Prompt: no Windows path holds a quotation mark.
-    return " ".join(w if re.fullmatch(r"[\w:\\/.-]+", w) else f'"{w}"' for w in map(str, words))
+    return " ".join(w if re.fullmatch(r"[\w:\\/.@-]+", w) else f'"{w}"' for w in map(str, words))
 
 
 def explain_file(error: OSError) -> str:
@@ -226,6 +230,7 @@ class Report:
 
     def write(self, stream: str, text: str) -> None:
         """Write to sys.stdout or sys.stderr; one that is gone or full must not stop the work."""
+        text = "\n".join(map(escape, text.split("\n")))
         try:
             encoding = getattr(sys, stream).encoding or "ascii"
             getattr(sys, stream).write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -238,7 +243,7 @@ class Report:
         """Append the messages to the log; tells what could not be written, and goes on."""
         if self.log_file is None:
             return
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "microseconds")
+        now = utc_now().isoformat(" ", "microseconds")
         # Escaped, so that one message is one line: nothing can forge another.
         lines = "".join(f"{now} {escape(message)}{os.linesep}" for message in messages)
         try:
@@ -305,7 +310,8 @@ def check_this_file() -> None:
         if isinstance(node, ast.Name) and node.id.isupper() and node.id not in values:
             block = "Edit these" if node.id in BLOCK else "Limits"
             place = f'the block "{block}" of {SCRIPT.name}'
-            raise Trouble(f"{node.id} is missing from {place}. Write it there again.")
+            hint = "Write it there, at the left edge, as a new copy of the script has it."
+            raise Trouble(f"{node.id} is missing from {place}. {hint}")
     for name in itertools.takewhile(lambda name: name != "__version__", values):
         value = values[name]
         if name not in BLOCK and isinstance(value, ast.Constant) and isinstance(value.value, str):
@@ -583,13 +589,13 @@ class Clock:
         a call that never returns holds nothing up, and one that returns late has no effect.
         """
         self.refuse_if_over(doing)
-        future = start(function)
+        future = in_thread(function)
         while not concurrent.futures.wait([future], TICK).done:
             self.refuse_if_over(doing)
         return future.result()
 
 
-def start(function: Callable[[], T]) -> Future[T]:
+def in_thread(function: Callable[[], T]) -> Future[T]:
     """Run the function in a thread, which the end of the run does not wait for."""
     future: Future[T] = Future()
 
@@ -610,6 +616,7 @@ class Turn(NamedTuple):
     access: Access
     clock: Clock
     report: Report
+    overheard: Overheard
 
 
 # ---- Reaching a server, before anything is sent to it --------------------------------------------
@@ -645,14 +652,6 @@ class Overheard(logging.Handler):
         return f" The server said: {sentence(one_line(text))}" if said else ""
 
 
-class Connection(NamedTuple):
-    """A connection after the handshake, before the login."""
-
-    transport: paramiko.Transport
-    overheard: Overheard
-    host_key: paramiko.PKey  # proved by its signature, not yet compared with the known ones
-
-
 def dial(server: Server, seconds: float) -> socket.socket:
     """Return a TCP connection to the first address of the host that accepts; raises Transient."""
     place = f"{server.host} port {server.port}"
@@ -672,7 +671,7 @@ def dial(server: Server, seconds: float) -> socket.socket:
     raise Transient(reason)
 
 
-def explain_incompatible(transport: paramiko.Transport, overheard: Overheard, said: str) -> str:
+def explain_incompatible(transport: paramiko.Transport, turn: Turn, said: str) -> str:
     """Return why the server and paramiko have no language in common, and what to do."""
     if not transport.remote_version.startswith(("SSH-2.0-", "SSH-1.99-")):  # RFC 4253, section 5.1
         offer = sentence(one_line(transport.remote_version))
@@ -681,50 +680,49 @@ def explain_incompatible(transport: paramiko.Transport, overheard: Overheard, sa
     reason = f"The server and paramiko {version} have no algorithm in common: {said}."
     # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first. paramiko 4
     # helps only if it can use one of the host keys; it lacks ssh-dss.
-    words = set(re.findall(r"[^\s,]+", "\n".join(list(overheard.lines))))
+    words = set(re.findall(r"[^\s,]+", "\n".join(list(turn.overheard.lines))))
     usable = words & {"ssh-rsa", *transport.get_security_options().key_types}
     if usable and not version.startswith("4.") and not transport.host_key_type:
         install = command_line(sys.executable, "-m", "pip", "install", "paramiko<5")
-        reason += f" Run {install} if the server offers nothing newer than SHA-1."
+        reason += f" If the server offers nothing newer than SHA-1, run: {install}"
     return reason
 
 
-def shake_hands(
-    transport: paramiko.Transport, overheard: Overheard, server: Server, seconds: float
-) -> paramiko.PKey:
-    """Return the server's host key; raises Trouble, or Transient if another try may succeed."""
-    place = f"{server.host} port {server.port}"
+def shake_hands(transport: paramiko.Transport, turn: Turn, seconds: float) -> paramiko.PKey:
+    """Return the host key that the server proved to have; raises Trouble, or Transient."""
+    place = f"{turn.server.host} port {turn.server.port}"
     try:
         transport.start_client(timeout=seconds)
         return transport.get_remote_server_key()  # raises SSHException if the time ran out
     except paramiko.ssh_exception.IncompatiblePeer as error:
-        raise Trouble(explain_incompatible(transport, overheard, one_line(str(error)))) from None
+        raise Trouble(explain_incompatible(transport, turn, one_line(str(error)))) from None
     except CONNECTION_ERRORS as error:
         reason = f"No usable SSH answer from {place}: {sentence(one_line(str(error)))}"
         if transport.is_active():
             reason = f"Timed out after {seconds:g} s in the SSH handshake with {place}."
         hint = "Is it an MMP? Is the server overloaded?"
-        raise Transient(f"{reason}{overheard.quote()} {hint}") from None
+        raise Transient(f"{reason}{turn.overheard.quote()} {hint}") from None
 
 
 def hang_up(transport: paramiko.Transport) -> None:
     """End a connection, so that the server knows it at once."""
-    # Transport.close() alone leaves the socket open for the 0.1 s that its thread still reads.
-    with contextlib.suppress(OSError):
-        transport.sock.shutdown(socket.SHUT_RDWR)
-    transport.close()
-    transport.sock.close()  # which close() leaves open if no handshake began
+    # Transport.close() alone leaves the socket open for the 0.1 s that its thread still reads, and
+    # for good if no handshake began.
+    shut_down = functools.partial(transport.sock.shutdown, socket.SHUT_RDWR)
+    for step in (shut_down, transport.close, transport.sock.close):
+        with contextlib.suppress(Exception):  # what was heard stays heard, whatever happens here
+            step()
 
 
-def connect_once(turn: Turn, seconds: float) -> Connection:
-    """Return a connection whose host key is not yet compared; raises Trouble."""
+def connect_once(turn: Turn, seconds: float) -> tuple[paramiko.Transport, paramiko.PKey]:
+    """Return a connection, and its host key, not yet compared with known ones; raises Trouble."""
     server, clock = turn.server, turn.clock
     known_types: Collection[str] = turn.access.known_hosts.lookup(server.known_as) or ()
-    overheard = Overheard()
+    turn.overheard.lines.clear()
     transport = paramiko.Transport(clock.call("connecting", lambda: dial(server, seconds)))
     try:
         transport.logger = logging.Logger("this connection")
-        transport.logger.addHandler(overheard)
+        transport.logger.addHandler(turn.overheard)
         # paramiko's own limits must not end anything: they follow a clock that can be set.
         transport.banner_timeout = transport.handshake_timeout = NEVER
         transport.auth_timeout = transport.channel_timeout = transport.clear_to_send_timeout = NEVER
@@ -733,14 +731,14 @@ def connect_once(turn: Turn, seconds: float) -> Connection:
         security.key_types = sorted(
             security.key_types, key=lambda name: KNOWN_NAMES.get(name, name) not in known_types
         )
-        shake = functools.partial(shake_hands, transport, overheard, server, seconds)
-        return Connection(transport, overheard, clock.call("connecting", shake))
+        key = clock.call("connecting", lambda: shake_hands(transport, turn, seconds))
+        return transport, key
     except Exception:
         hang_up(transport)
         raise
 
 
-def connect(turn: Turn) -> Connection:
+def connect(turn: Turn) -> tuple[paramiko.Transport, paramiko.PKey]:
     """Return what connect_once does; tries again while there is time for a try."""
     seconds = turn.clock.seconds * TRY_SHARE
     for _ in range(1, CONNECT_TRIES):
@@ -761,13 +759,14 @@ def fingerprint(key: paramiko.PKey) -> str:
 def explain_host_key(key: paramiko.PKey, known: Mapping[str, paramiko.PKey], turn: Turn) -> str:
     """Return why a host key is not trusted, and what to do."""
     file, name, shown = turn.access.known_hosts_file, turn.server.known_as, fingerprint(key)
-    way = "--check" if turn.server.is_web_bridge else "--sessions"  # which contacts this server
-    store = turn.access.command(way, "--accept-new-host-keys")
+    server = turn.server
+    way = ["--check", server.number] if server.is_web_bridge else ["--sessions"]
+    store = turn.access.command(*way, "--accept-new-host-keys")
     if not known:
         return (
             f"New host key, not trusted yet: {shown}. It is not in {file}. The password was not "
-            "sent to it. Compare the fingerprint with the server's own. If it is the same, run "
-            f"{store} to store the key."
+            "sent to it. Compare the fingerprint with the server's own, then store the key with: "
+            f"{store}"
         )
     what = f"The server has no host key of a known type: {', '.join(sorted(known))}."
     if key.get_name() in known:
@@ -775,8 +774,8 @@ def explain_host_key(key: paramiko.PKey, known: Mapping[str, paramiko.PKey], tur
     forget = command_line("ssh-keygen", "-R", name, "-f", file)
     return (
         f"{what} Shown: {shown}. The password was not sent to it. This may be an attack. Only if "
-        f"you know that the server has a new key, run {forget} && {store} to delete the old key "
-        "and store the new one."
+        "you know that the server has a new key, delete the old one and store the new one with: "
+        f"{forget} && {store}"
     )
 
 
@@ -786,17 +785,17 @@ def login_by_hand(turn: Turn) -> str:
     return command_line("ssh", "-p", turn.server.port, account)
 
 
-def explain_refusal(turn: Turn, connection: Connection) -> str:
+def explain_refusal(turn: Turn) -> str:
     """Return why a login may have been refused, the server's own words first."""
     access = turn.access
     odd = ""
     if access.password != access.password.strip(" \t") or "\xa0" in access.password:
         odd = " Mind that it has a space at its beginning or end, or a no-break space."
     return (
-        f"Login refused.{connection.overheard.quote()} It is not tried again. Check the "
+        f"Login refused.{turn.overheard.quote()} It is not tried again. Check the "
         f"password ({access.password_source}).{odd} Other causes: an expired password, a locked "
-        "account, an MMP 'user host' or 'user duty' rule, or the server hung up. Try "
-        f"{login_by_hand(turn)} once by hand."
+        "account, an MMP 'user host' or 'user duty' rule, or the server hung up. Log in once by "
+        f"hand: {login_by_hand(turn)}"
     )
 
 
@@ -914,10 +913,7 @@ def verify_host_key(key: paramiko.PKey, turn: Turn) -> None:
     store_host_key(key, turn)
 
 
-Answering = Callable[[str, str, list[tuple[str, bool]]], list[str]]
-
-
-def answer_once(password: str) -> Answering:
+def answer_once(password: str) -> Callable[[str, str, list[tuple[str, bool]]], list[str]]:
     """Return what answers one hidden question with the password, and refuses all others."""
     unused = [password]
 
@@ -949,38 +945,38 @@ def send_password(turn: Turn, transport: paramiko.Transport) -> list[str]:
     return turn.clock.call("logging in", as_answer)
 
 
-def authenticate(turn: Turn, connection: Connection) -> None:
+def authenticate(turn: Turn, transport: paramiko.Transport) -> None:
     """Log in, on a connection whose host key was verified; raises Trouble."""
-    if not connection.transport.is_active():
+    if not transport.is_active():
         raise Trouble("The connection broke off before the login.")
     try:
-        still_wanted = send_password(turn, connection.transport)
+        still_wanted = send_password(turn, transport)
     except (paramiko.AuthenticationException, OSError, EOFError, ValueError) as error:
         methods = [name for name in getattr(error, "allowed_types", []) if name]
         if methods and "keyboard-interactive" not in methods:
             only = one_line(", ".join(methods))
             hint = "Use an account that logs in with a password."
             raise Trouble(f"The server accepts no password, only {only}. {hint}") from None
-        raise Trouble(explain_refusal(turn, connection)) from None
+        raise Trouble(explain_refusal(turn)) from None
     except paramiko.SSHException:  # neither yes nor no: it asked for something else
         still_wanted = ["something else"]
     if still_wanted:
         raise Trouble(
             "The server did not let this script in with the password alone. The password may have "
-            f"expired, or the server asks for more. Try {login_by_hand(turn)} once by hand."
+            f"expired, or the server asks for more. Log in once by hand: {login_by_hand(turn)}"
         )
 
 
 @contextlib.contextmanager
 def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
     """Yield a connection that is logged in, and hang up at its end; raises Trouble."""
-    connection = connect(turn)
+    transport, host_key = connect(turn)
     try:
-        verify_host_key(connection.host_key, turn)
-        authenticate(turn, connection)
-        yield connection.transport
+        verify_host_key(host_key, turn)
+        authenticate(turn, transport)
+        yield transport
     finally:
-        hang_up(connection.transport)
+        hang_up(transport)
 
 
 # ---- One command ---------------------------------------------------------------------------------
@@ -988,7 +984,8 @@ def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
 
 def is_alive(transport: paramiko.Transport) -> bool:
     """Return whether the connection lives; paramiko's thread ends a moment after it."""
-    transport.join(HANG_UP_SECONDS)
+    for _ in range(2):  # a suspension of this process can take one of the two waits, not both
+        transport.join(LOSS_SECONDS)
     return transport.is_active()
 
 
@@ -1001,8 +998,10 @@ def receive(channel: paramiko.Channel) -> tuple[bytes, bool]:
     return piece.replace(b"\r", b"\n"), not piece
 
 
-def has_ended(channel: paramiko.Channel, output_ended: bool, seconds_since_half: float) -> bool:
-    """Return whether the answer is at its end, of which one half was seen so many seconds ago.
+def has_ended(
+    channel: paramiko.Channel, output_ended: bool, half_seen_at: float, clock: Clock
+) -> bool:
+    """Return whether the answer is at its end, of which one half was seen at that time.
 
     The end has two halves, which come in any order: the exit status, and the server's end of file.
     """
@@ -1011,8 +1010,10 @@ def has_ended(channel: paramiko.Channel, output_ended: bool, seconds_since_half:
         return True
     if output_ended and channel.closed:  # by the server, or because the connection is lost
         return True
+    if clock.why_asleep():  # what the server sent meanwhile may still be on its way
+        return False
     patience = LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS
-    return seconds_since_half > patience and is_alive(channel.get_transport())
+    return time.monotonic() > half_seen_at + patience and is_alive(channel.get_transport())
 
 
 def is_lost(channel: paramiko.Channel) -> bool:
@@ -1037,7 +1038,7 @@ def hear_to_end(channel: paramiko.Channel, text: bytearray, clock: Clock) -> str
             return "The answer is longer than any command's, so the rest was not heard."
         if output_ended or channel.exit_status != -1:
             half_seen_at = half_seen_at or time.monotonic()
-            ended = has_ended(channel, output_ended, time.monotonic() - half_seen_at)
+            ended = has_ended(channel, output_ended, half_seen_at, clock)
             if ended and not channel.recv_ready():  # else more came meanwhile
                 broke_off = "The connection broke off before the end of the answer."
                 return broke_off if is_lost(channel) else ""
@@ -1055,7 +1056,9 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
     except Exception as error:  # nobody foresaw it, and the command may have been sent
         cut = explain_error(error)
     if not cut:
-        concurrent.futures.wait([sending], HANG_UP_SECONDS)
+        concurrent.futures.wait([sending], LOSS_SECONDS)
+        if not text.strip() and not sending.done():
+            cut = "The server did not reply to the command."
     accepted = sending.done() and not sending.exception()
     status = None if channel.exit_status == -1 else channel.exit_status
     return Answer(bytes(text), status, accepted, cut)
@@ -1082,7 +1085,7 @@ def send_command(turn: Turn, command: str) -> Answer:
         channel = open_channel(turn, transport)
         turn.clock.refuse_if_over("opening a session")
         # In a thread of its own, because the answer can come before the reply to this request.
-        sending = start(lambda: channel.exec_command(command))
+        sending = in_thread(lambda: channel.exec_command(command))
         return hear(channel, sending, turn.clock)
 
 
@@ -1090,46 +1093,52 @@ def send_command(turn: Turn, command: str) -> Answer:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is known before the first connection."""
+class Job:
+    """What a run needs to know, and where it tells what it does."""
 
     servers: Sequence[Server]  # to restart or to check
     counters: dict[Server, set[Bridge]]  # which counters the log of each server should have
     access: Access
     seconds: float  # that each server has
     options: argparse.Namespace
+    stop: Stop
+    report: Report
 
 
-def why_end(stop: Stop, last_step: Clock) -> str:
+def why_end(job: Job, last_step: Clock, valid_until: datetime.datetime | None) -> str:
     """Return why no other server may have its turn after the last step, or ""."""
-    return f"Ended by {stop.signal.name}." if stop.signal else last_step.why_asleep()
+    if job.stop.signal:
+        return f"Ended by {job.stop.signal.name}."
+    if valid_until and utc_now() > valid_until:
+        return last_step.why_asleep() or "The figures are too old now, so the run ends."
+    return last_step.why_asleep()
 
 
 def take_turns(
     servers: Collection[Server],
-    plan: Plan,
-    stop: Stop,
-    report: Report,
-    last_step: Clock | None = None,
+    job: Job,
     pause: float = 0,
+    last_step: Clock | None = None,
+    valid_until: datetime.datetime | None = None,
 ) -> Iterator[Turn]:
-    """Yield a turn for each server, until a signal comes or the computer slept.
+    """Yield a turn for each server, until a signal comes or why_end has another reason.
 
-    Then say which servers were not attempted. The last step is what the run did before.
+    Then say which servers were not attempted.
     """
-    waiting, last_step = list(servers), last_step or Clock(stop, 0)
-    while waiting and not why_end(stop, last_step):
+    waiting, last_step = list(servers), last_step or Clock(job.stop, 0)
+    while waiting and not why_end(job, last_step, valid_until):
         server = waiting.pop(0)
-        report.say_on_terminal(f"Waiting for server {server} ...")
-        last_step = Clock(stop, plan.seconds)
-        yield Turn(server, plan.access, last_step, report)
-        if waiting and pause and not why_end(stop, last_step):
-            report.say_on_terminal(f"Pausing {pause:g} s before server {waiting[0]} ...")
-            last_step = Clock(stop, pause)
+        last_step = Clock(job.stop, job.seconds)  # before a line that Ctrl-S can hold
+        job.report.say_on_terminal(f"Waiting for server {server} ...")
+        yield Turn(server, job.access, last_step, job.report, Overheard())
+        if waiting and pause and not why_end(job, last_step, valid_until):
+            last_step = Clock(job.stop, pause)
+            job.report.say_on_terminal(f"Pausing {pause:g} s before server {waiting[0]} ...")
             last_step.sleep(pause)
-    if waiting or stop.signal:
+    if waiting or job.stop.signal:
         names = ", ".join(server.address for server in waiting) or "none"
-        report.log_and_complain(f"{why_end(stop, last_step)} Not attempted: {names}")
+        reason = why_end(job, last_step, valid_until)
+        job.report.log_and_complain(f"{reason} Not attempted: {names}")
 
 
 def try_command(turn: Turn, command: str, judge: Callable[[Answer], Verdict]) -> Verdict:
@@ -1152,21 +1161,23 @@ def tell_verdict(turn: Turn, verdict: Verdict, done: str, verbose: bool) -> None
         turn.report.say(f"  answered: {verdict.reason}")
 
 
-def restart_all(plan: Plan, stop: Stop, report: Report, last_step: Clock | None = None) -> bool:
+def restart_all(
+    job: Job, last_step: Clock | None = None, valid_until: datetime.datetime | None = None
+) -> bool:
     """Restart the servers, log and print each result; return whether all were restarted."""
     restarted = 0
-    for turn in take_turns(plan.servers, plan, stop, report, last_step, plan.options.pause):
+    for turn in take_turns(job.servers, job, job.options.pause, last_step, valid_until):
         verdict = try_command(turn, RESTART_COMMAND, judge_restart)
         address = turn.server.address
         if verdict.is_success:
             restarted += 1
-            report.log(f"Webbridge on server: {address} restarted successfully")
+            job.report.log(f"Webbridge on server: {address} restarted successfully")
         else:  # these, too, are the words of Cisco's script
             begin = f"Failed to restart webbridge on server {address}. Error:"
-            report.log(begin, verdict.explain())
-        tell_verdict(turn, verdict, "restarted", plan.options.verbose)
-    report.say(f"Restarted {restarted} of {plural(len(plan.servers), 'server')}.")
-    return restarted == len(plan.servers)
+            job.report.log(begin, verdict.explain())
+        tell_verdict(turn, verdict, "restarted", job.options.verbose)
+    job.report.say(f"Restarted {restarted} of {plural(len(job.servers), 'server')}.")
+    return restarted == len(job.servers)
 
 
 # ---- Checking ------------------------------------------------------------------------------------
@@ -1188,15 +1199,15 @@ def judge_check(answer: Answer) -> Verdict:
     return Verdict(False, f"The server does not say that its Web Bridge is enabled, but: {said}")
 
 
-def check_all(plan: Plan, stop: Stop, report: Report) -> bool:
+def check_all(job: Job) -> bool:
     """Check the servers and print each result; return whether all are ready."""
     ready = 0
-    for turn in take_turns(plan.servers, plan, stop, report):
+    for turn in take_turns(job.servers, job):
         verdict = try_command(turn, CHECK_COMMAND, judge_check)
         ready += verdict.is_success
-        tell_verdict(turn, verdict, "OK (Web Bridge enabled)", plan.options.verbose)
-    report.say(f"{ready} of {plural(len(plan.servers), 'server')} ready.")
-    return ready == len(plan.servers)
+        tell_verdict(turn, verdict, "OK (Web Bridge enabled)", job.options.verbose)
+    job.report.say(f"{ready} of {plural(len(job.servers), 'server')} ready.")
+    return ready == len(job.servers)
 
 
 # ---- Counters in a log ---------------------------------------------------------------------------
@@ -1250,47 +1261,47 @@ CALL = Bridge(  # its CMA are users of the Cisco Meeting App, those with WebRTC 
 class Counter(NamedTuple):
     """The newest counter of one kind in a log."""
 
-    active: int
+    sessions: int
     shown: str
     logged: datetime.datetime
     otherwise: datetime.datetime | None  # if LOG_TIMES_ARE_LOCAL were set the other way
 
 
-def utc_now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)
-
-
 def with_zone(moment: datetime.datetime, is_local: bool) -> datetime.datetime | None:
-    """Return the moment of a time that may have no zone: then it is local, or UTC.
+    """Return the moment of a time without a zone, which is local, or UTC.
 
     Of the hour that the end of summer time repeats, it is the first: so no counter seems too young.
     None: this computer has no local time so long ago, or so far ahead.
     """
-    if moment.tzinfo or not is_local:
-        return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+    if not is_local:
+        return moment.replace(tzinfo=datetime.timezone.utc)
     try:
         return moment.astimezone()
     except (ValueError, OverflowError, OSError):
         return None
 
 
-def parse_time(found: re.Match[bytes], now: datetime.datetime) -> datetime.datetime | None:
-    """Return the time of a line, which may have no zone, or None for a date that does not exist.
+def parse_time(
+    found: re.Match[bytes], now: datetime.datetime
+) -> tuple[datetime.datetime, datetime.datetime | None] | None:
+    """Return when a line was logged, and when if LOG_TIMES_ARE_LOCAL were set the other way.
 
-    A time without a year is in the year that brings it nearest to now.
+    None is a date that does not exist. A time without a year is in the year nearest to now.
     """
     text = found["time"].decode().replace("T", " ") + (found["zone"] or b"").decode()
-    candidates, layout = [text], "%Y-%m-%d %H:%M:%S"
+    candidates, layout = [text], "%Y-%m-%d %H:%M:%S" + ("%z" if found["zone"] else "")
     if text[0].isalpha():
         years = range(now.year - 4, now.year + 5)  # so that one of them has a February 29
-        candidates, layout = [f"{year} {text}" for year in years], "%Y %b %d %H:%M:%S"
+        candidates, layout = [f"{y} {text}" for y in years], layout.replace("%Y-%m-%d", "%Y %b %d")
     moments = {}  # by their distance from now
     for candidate in candidates:
         with contextlib.suppress(ValueError):
-            moment = datetime.datetime.strptime(candidate, layout + ("%z" if found["zone"] else ""))
-            logged = with_zone(moment, LOG_TIMES_ARE_LOCAL)
+            moment = datetime.datetime.strptime(candidate, layout)
+            has_zone = moment.tzinfo is not None
+            logged = moment if has_zone else with_zone(moment, LOG_TIMES_ARE_LOCAL)
             if logged:
-                moments[abs(logged - now)] = moment
+                other = None if has_zone else with_zone(moment, not LOG_TIMES_ARE_LOCAL)
+                moments[abs(logged - now)] = logged, other
     return moments[min(moments)] if moments else None
 
 
@@ -1309,20 +1320,21 @@ def parse_log(text: bytes, wanted: Set[Bridge], now: datetime.datetime) -> dict[
     was_restarted = False  # the Web Bridge, after the lines that are still to come
     for line in lines_from_end(text):
         found = TIMED_LINE.match(line) if any(word in line for word in WORDS) else None
-        moment = found and parse_time(found, now)
-        if not found or not moment:
+        if not found:
             continue
-        was_restarted = was_restarted or bool(RESTART_LOGGED.match(line, found.end()))
-        for bridge in wanted - counters.keys():
-            counter = bridge.line.match(line, found.end())
+        is_restart = RESTART_LOGGED.match(line, found.end())
+        stats = {each: each.line.match(line, found.end()) for each in wanted - counters.keys()}
+        moment = parse_time(found, now) if is_restart or any(stats.values()) else None
+        if not moment:
+            continue
+        was_restarted = was_restarted or bool(is_restart)
+        for bridge, counter in stats.items():
             if counter:
                 shown = counter[1].decode()
                 if was_restarted and bridge == WEB:  # which ended all sessions
                     shown = "0 (restarted since)"
-                logged = with_zone(moment, LOG_TIMES_ARE_LOCAL) or moment
-                otherwise = None if moment.tzinfo else with_zone(moment, not LOG_TIMES_ARE_LOCAL)
-                active = int(re.split("[ /]", shown)[0])
-                counters[bridge] = Counter(active, shown, logged, otherwise)
+                sessions = int(re.split("[ /]", shown)[0])
+                counters[bridge] = Counter(sessions, shown, *moment)
         if len(counters) == len(wanted):
             break
     return counters
@@ -1418,7 +1430,7 @@ def explain_age(bridge: Bridge, counter: Counter, age: datetime.timedelta) -> st
     )
 
 
-def explain_unfit(reading: Reading, wanted: Set[Bridge]) -> str:
+def why_unfit(reading: Reading, wanted: Set[Bridge]) -> str:
     """Return why the counters of a log are not fit to count, and what to do, or ""."""
     for bridge in (WEB, CALL):
         if bridge in wanted and bridge not in reading.counters:
@@ -1434,17 +1446,17 @@ def explain_unfit(reading: Reading, wanted: Set[Bridge]) -> str:
 def is_full(reading: Reading) -> bool:
     """Return whether the Web Bridge accepts nobody any more."""
     has_counter = WEB in reading.counters and is_of_now(WEB, reading.ages[WEB])
-    return has_counter and reading.counters[WEB].active >= HARD_LIMIT
+    return has_counter and reading.counters[WEB].sessions >= HARD_LIMIT
 
 
-def read_logs(plan: Plan, stop: Stop, report: Report) -> dict[Server, Reading]:
+def read_logs(job: Job) -> dict[Server, Reading]:
     """Return what the logs of all servers say, and why a server does not count."""
     readings = {
-        server: Reading({}, {}, "The run ended before its turn.") for server in plan.counters
+        server: Reading({}, {}, "The run ended before its turn.") for server in job.counters
     }
-    for turn in take_turns(plan.counters, plan, stop, report):
+    for turn in take_turns(job.counters, job):
         try:
-            reading = Reading(read_log(turn, plan.counters[turn.server]), {}, "")
+            reading = Reading(read_log(turn, job.counters[turn.server]), {}, "")
         except Exception as error:  # one server's trouble of any kind must not stop the others
             reading = Reading({}, {}, explain_error(error))
         readings[turn.server] = reading
@@ -1452,7 +1464,7 @@ def read_logs(plan: Plan, stop: Stop, report: Report) -> dict[Server, Reading]:
     for server, (counters, _, problem) in readings.items():
         ages = {bridge: now - counter.logged for bridge, counter in counters.items()}
         reading = Reading(counters, ages, problem)
-        problem = problem or explain_unfit(reading, plan.counters[server])
+        problem = problem or why_unfit(reading, job.counters[server])
         readings[server] = reading._replace(problem=problem)
     return readings
 
@@ -1472,7 +1484,7 @@ def sum_up(readings: dict[Server, Reading]) -> Figures:
     """Return the sums of all counters, which must be fit to count."""
     counters = [reading.counters for reading in readings.values()]
     web_bridge, active = (
-        sum(each[bridge].active for each in counters if bridge in each) for bridge in (WEB, CALL)
+        sum(each[bridge].sessions for each in counters if bridge in each) for bridge in (WEB, CALL)
     )
     return Figures(web_bridge, active)
 
@@ -1492,7 +1504,7 @@ def draw_table(readings: dict[Server, Reading]) -> str:
     return "\n".join("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
 
 
-def explain_full(readings: dict[Server, Reading], plan: Plan, restarted: Sequence[Server]) -> str:
+def explain_full(readings: dict[Server, Reading], job: Job, restarted: Sequence[Server]) -> str:
     """Return which Web Bridges are full and not restarted, and what to do, or ""."""
     full = [each for each in readings if is_full(readings[each]) and each not in restarted]
     if not full:
@@ -1501,7 +1513,7 @@ def explain_full(readings: dict[Server, Reading], plan: Plan, restarted: Sequenc
     return (
         f"FULL: {', '.join(names)}. At {HARD_LIMIT} sessions a Web Bridge accepts no more, so "
         "nobody else can join there. To restart it now, which ends its meetings: "
-        f"{plan.access.command(*(server.number for server in full))}"
+        f"{job.access.command(*(server.number for server in full))}"
     )
 
 
@@ -1511,32 +1523,30 @@ The leaked sessions are right only if nobody uses the CMA desktop or iOS client.
 In a cluster, only the sum of all servers means something."""
 
 
-def tell_figures(
-    readings: dict[Server, Reading], plan: Plan, report: Report, is_asked_for: bool
-) -> Figures:
+def tell_figures(readings: dict[Server, Reading], job: Job, is_asked_for: bool) -> Figures:
     """Print the table and the sums; return the sums."""
     figures = sum_up(readings)
-    report.say(draw_table(readings), is_asked_for)
-    report.say(CAUTIONS)
-    full = explain_full(readings, plan, [])
+    job.report.say(draw_table(readings), is_asked_for)
+    job.report.say(CAUTIONS)
+    full = explain_full(readings, job, [])
     if full and is_asked_for:  # else restart_if_needed tells it
-        report.say(full, even_if_quiet=True)
+        job.report.say(full, even_if_quiet=True)
     leaked = plural(figures.leaked, "session")
     details = f"{figures.web_bridge} Web Bridge, {figures.active} active CMA"
-    report.say(f"Leaked: {leaked} ({details}).", is_asked_for)
+    job.report.say(f"Leaked: {leaked} ({details}).", is_asked_for)
     return figures
 
 
-def tell_sessions(plan: Plan, stop: Stop, report: Report) -> Figures | None:
+def tell_sessions(job: Job) -> Figures | None:
     """Count, and print what was asked for; return the sums, or None if a figure is missing."""
-    readings = read_logs(plan, stop, report)
+    readings = read_logs(job)
     missing = sum(bool(reading.problem) for reading in readings.values())
     if missing:
-        report.complain(draw_table(readings))
+        job.report.complain(draw_table(readings))
         servers = plural(len(readings), "server")
-        report.complain(f"Cannot count: {missing} of {servers}, see above.")
+        job.report.complain(f"Cannot count: {missing} of {servers}, see above.")
         return None
-    return tell_figures(readings, plan, report, is_asked_for=True)
+    return tell_figures(readings, job, is_asked_for=True)
 
 
 def decide(figures: Figures, if_leaked: int | None, max_active: int | None) -> tuple[bool, str]:
@@ -1552,47 +1562,55 @@ def decide(figures: Figures, if_leaked: int | None, max_active: int | None) -> t
     return not is_busy and not is_clean, f"{active}; {leaked}."
 
 
-def rehearse(plan: Plan, stop: Stop, report: Report) -> bool:
+def rehearse(job: Job) -> bool:
     """Check, count, and say what a run with conditions would do; return whether all went well."""
-    if not check_all(plan, stop, report) or stop.signal:
+    if not check_all(job) or job.stop.signal:
         return False
-    figures = tell_sessions(plan, stop, report)
+    figures = tell_sessions(job)
     if figures is None:
-        report.complain("A run now would restart nothing.")
+        job.report.complain("A run now would restart nothing.")
         return False
-    is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
-    what = plural(len(plan.servers), "server") if is_yes else "nothing"
-    report.say(f"A run now would restart {what}: {words}", even_if_quiet=True)
+    is_yes, words = decide(figures, job.options.if_leaked, job.options.max_active)
+    what = plural(len(job.servers), "server") if is_yes else "nothing"
+    job.report.say(f"A run now would restart {what}: {words}", even_if_quiet=True)
     return True
 
 
-def restart_if_needed(plan: Plan, stop: Stop, report: Report) -> bool:
+def restart_if_needed(job: Job) -> bool:
     """Restart the servers if the conditions call for it; return whether all went well."""
-    counting = Clock(stop, plan.seconds * len(plan.counters))
-    readings = read_logs(plan, stop, report)
+    counting = Clock(job.stop, job.seconds * len(job.counters))
+    readings = read_logs(job)
     asleep = counting.why_asleep()
-    if stop.signal or asleep:
-        report.log_and_complain(f"{asleep} Nothing was restarted.".lstrip())
+    if job.stop.signal or asleep:
+        job.report.log_and_complain(f"{asleep} Nothing was restarted.".lstrip())
         return False
-    unfit = [f"{each}: {sentence(r.problem)}" for each, r in readings.items() if r.problem]
+    unfit = [f"{each}: {reading.problem}" for each, reading in readings.items() if reading.problem]
     if unfit:
-        report.log_and_complain(
-            f"Nothing was restarted. Cannot count: {' '.join(unfit)} A server that is down can "
-            f"come out of the lists at the top of {SCRIPT.name}. One that is up: restart it by its "
-            f"number, without conditions. {explain_full(readings, plan, [])}".rstrip()
+        hint = (
+            f"A server that is down can come out of the lists at the top of {SCRIPT.name}. "
+            "One whose log is of no use: restart it by its number, without conditions."
         )
+        parts = [*unfit, hint, explain_full(readings, job, [])]
+        # Bars, because a command can be the end of a part: a full stop would be pasted, too.
+        words = " | ".join(part for part in parts if part)
+        job.report.log_and_complain(f"Nothing was restarted. Cannot count: {words}")
         return False
-    figures = tell_figures(readings, plan, report, is_asked_for=False)
-    is_yes, words = decide(figures, plan.options.if_leaked, plan.options.max_active)
+    figures = tell_figures(readings, job, is_asked_for=False)
+    is_yes, words = decide(figures, job.options.if_leaked, job.options.max_active)
     words = f"{'Restarting' if is_yes else 'Not restarted'}: {words}"
-    full = explain_full(readings, plan, plan.servers if is_yes else [])
+    full = explain_full(readings, job, job.servers if is_yes else [])
     if full:
-        report.log_and_complain(f"{words} {full}")
+        job.report.log_and_complain(f"{words} {full}")
     else:
-        report.log(words)
-        report.say(words)
-    went_well = restart_all(plan, stop, report, counting) if is_yes else True
-    return went_well and not full
+        job.report.log(words)
+        job.report.say(words)
+    if not is_yes:
+        return not full
+    valid_until = None
+    if job.options.max_active is not None:
+        logged = (r.counters[CALL].logged for r in readings.values() if CALL in r.counters)
+        valid_until = min(logged) + MAX_CALL_BRIDGE_AGE
+    return restart_all(job, counting, valid_until) and not full
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -1746,9 +1764,10 @@ def refuse_unwritable_log(path: Path) -> None:
     """Raises Trouble if the log could not be written; leaves no new file behind."""
     try:
         refuse_unless_file(path, or_device=True)
-        if path.exists():
+        try:
+            path.stat()
             path.open("ab").close()
-        else:
+        except FileNotFoundError:
             tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as error:
         raise Trouble(f"Cannot write to {path}: {explain_file(error)}") from None
@@ -1770,46 +1789,42 @@ def access_options(options: argparse.Namespace) -> list[str]:
     return words
 
 
-def make_plan(options: argparse.Namespace) -> Plan:
+def make_access(options: argparse.Namespace) -> Access:
+    """Return what a login needs; raises Trouble or OSError."""
+    password, source = find_password(options)
+    known, may_store = read_known_hosts(options.known_hosts), options.accept_new_host_keys
+    again = access_options(options)
+    return Access(MMP_USERNAME, password, source, options.known_hosts, known, may_store, again)
+
+
+def make_job(options: argparse.Namespace, stop: Stop, report: Report) -> Job:
     """Return what is known before the first connection; raises Trouble or OSError."""
     check_this_file()
     if not isinstance(LOG_TIMES_ARE_LOCAL, bool):
         raise Trouble(f"LOG_TIMES_ARE_LOCAL in {SCRIPT.name} must be True or False.")
     web_bridges = read_inventory("WEBBRIDGES", WEBBRIDGES)
     call_bridges = read_inventory("CALLBRIDGES", CALLBRIDGES) if CALLBRIDGES else web_bridges
-    counters: dict[
-        Server, set[Bridge]
-    ] = {}  # a server that stands in both inventories is read once
+    # A server that stands in both inventories is read once.
+    counters: dict[Server, set[Bridge]] = {}
     for bridge, servers in ((WEB, web_bridges), (CALL, call_bridges)):
         for server in servers:
             counters.setdefault(server, set()).add(bridge)
     chosen = choose_servers(web_bridges, options.servers)
-    password, source = find_password(options)
-    known = read_known_hosts(options.known_hosts)
-    access = Access(
-        MMP_USERNAME,
-        password,
-        source,
-        options.known_hosts,
-        known,
-        options.accept_new_host_keys,
-        access_options(options),
-    )
-    timeout = SECONDS_PER_SERVER if options.timeout is None else options.timeout
-    return Plan(chosen, counters, access, timeout, options)
+    seconds = SECONDS_PER_SERVER if options.timeout is None else options.timeout
+    return Job(chosen, counters, make_access(options), seconds, options, stop, report)
 
 
-def carry_out(plan: Plan, stop: Stop, report: Report) -> bool:
+def carry_out(job: Job) -> bool:
     """Do what the options ask for; return whether all went well."""
-    if plan.options.sessions:
-        return tell_sessions(plan, stop, report) is not None
-    if plan.options.check and plan.options.has_conditions:
-        return rehearse(plan, stop, report)
-    if plan.options.check:
-        return check_all(plan, stop, report)
-    if plan.options.has_conditions:
-        return restart_if_needed(plan, stop, report)
-    return restart_all(plan, stop, report)
+    if job.options.sessions:
+        return tell_sessions(job) is not None
+    if job.options.check and job.options.has_conditions:
+        return rehearse(job)
+    if job.options.check:
+        return check_all(job)
+    if job.options.has_conditions:
+        return restart_if_needed(job)
+    return restart_all(job)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1818,13 +1833,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("paramiko").setLevel(sys.maxsize)
     threading.excepthook = lambda _: None
     options = parse_options(argv)
-    report = Report(options.quiet)
+    stop, report = Stop(), Report(options.quiet)
     try:
         if not options.sessions:
             refuse_unwritable_log(options.log_file)
         if not (options.sessions or options.check):
             report.log_file = options.log_file  # what goes wrong from here on is logged
-        plan = make_plan(options)
+        job = make_job(options, stop, report)
     except Trouble as trouble:
         report.log_and_complain(str(trouble))
         return 2
@@ -1833,9 +1848,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:  # at the question for the password, for example
         return 130
-    stop = Stop()
     stop.listen()
-    succeeded = carry_out(plan, stop, report)
+    succeeded = carry_out(job)
     if stop.signal:
         return 128 + stop.signal
     return 0 if succeeded and not report.has_lost_lines else 1

@@ -7,7 +7,8 @@
 A step raises an exception, takes seconds (float), returns what it is given, "hangs" until the run
 is over, or meets a signal ("SIGTERM") and hangs; a handshake "stalls", or "drops" after it. An
 answer is text, exit statuses (int), seconds of silence (float), exceptions, calls, and "end" (of
-file), "close", "breaks" and "lost"; what comes at once is a tuple. In each, Asleep may stand.
+file), "close", "breaks" and "lost"; what comes at once is a tuple. What stands behind "join" comes
+only while the script waits for the end of the connection. In each, Asleep may stand.
 
 Its Transport and Channel are paramiko's own without a network. The clock stands still, except in a
 sleep, in a step or a silence that takes seconds, and while the script waits for a step that hangs.
@@ -96,6 +97,7 @@ class Transport(paramiko.Transport):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self.place, self.remote_version = sock.place, "SSH-2.0-mock"
+        self.coming: list[Any] = []
 
     def start_client(self, event: Any = None, timeout: float = 0) -> None:
         keys = self.place.keys.pop(0) if len(self.place.keys) > 1 else self.place.keys[0]
@@ -128,6 +130,7 @@ class Transport(paramiko.Transport):
 
     def open_session(self, *_: Any, **__: Any) -> Channel:
         self.place.take("session")
+        self.coming = list(self.place.answer)
         return Channel(self)
 
     def open_sftp_client(self) -> Any:
@@ -143,6 +146,8 @@ class Transport(paramiko.Transport):
         """Wait for the end of the connection, which comes only in a test's steps."""
         if self.active:
             self.place.clock.sleep(timeout or 0)
+            if self.coming[:1] == ["join"]:
+                self.coming.pop(0)
 
     def close(self) -> None:
         self.active = False
@@ -152,7 +157,7 @@ class Channel(paramiko.Channel):
     def __init__(self, transport: Transport) -> None:
         super().__init__(1)
         self.transport, self.place = transport, transport.place
-        self.coming = list(self.place.answer)
+        self.coming = transport.coming
 
     def exec_command(self, command: str) -> None:
         self.place.take(command, "exec")
@@ -162,7 +167,7 @@ class Channel(paramiko.Channel):
 
     def recv(self, nbytes: int) -> bytes:
         """Meet the next thing that comes, or else a second of silence."""
-        event = self.coming.pop(0) if self.coming else 1.0
+        event = self.coming.pop(0) if self.coming and self.coming[0] != "join" else 1.0
         if isinstance(event, bytes):
             return event
         for each in event if isinstance(event, tuple) else [event]:

@@ -27,9 +27,9 @@ from webbridge_restart import (
     Reading,
     command_line,
     decide,
-    explain_unfit,
     format_span,
     parse_log,
+    why_unfit,
 )
 
 BOTH = frozenset((WEB, CALL))
@@ -220,7 +220,7 @@ def test_restart_sets_an_older_counter_to_zero(lines: str, web_bridge: str) -> N
     """The Call Bridge's counter stays."""
     counters = parse(web(149) + call(3, 4) + lines)
     assert shown(counters) == {WEB: web_bridge, CALL: "3/4"}
-    assert counters[WEB].active == int(web_bridge.split()[0])
+    assert counters[WEB].sessions == int(web_bridge.split()[0])
 
 
 # ---- Any text ------------------------------------------------------------------------------------
@@ -272,12 +272,12 @@ HINT = (
 def test_missing_counters(monkeypatch: MonkeyPatch) -> None:
     """What a server need not have, need be neither there nor fresh."""
     none, old = Reading({}, {}, ""), Reading(parse(call(1, 2)), {CALL: DAY}, "")
-    assert explain_unfit(none, set()) == explain_unfit(old, set()) == ""
-    assert explain_unfit(none, {CALL}) == NO_CALL + HINT
-    assert explain_unfit(none, {WEB}) == explain_unfit(old, BOTH) == NO_WEB
+    assert why_unfit(none, set()) == why_unfit(old, set()) == ""
+    assert why_unfit(none, {CALL}) == NO_CALL + HINT
+    assert why_unfit(none, {WEB}) == why_unfit(old, BOTH) == NO_WEB
     monkeypatch.setattr(webbridge_restart, "CALLBRIDGES", {1: "10.0.0.1"})
-    assert explain_unfit(none, {CALL}) == NO_CALL  # they are listed
-    assert explain_unfit(none, {WEB}) == NO_WEB
+    assert why_unfit(none, {CALL}) == NO_CALL  # they are listed
+    assert why_unfit(none, {WEB}) == NO_WEB
 
 
 def unfit(bridge: Bridge, when: str) -> str:
@@ -380,7 +380,7 @@ def test_ages(remote: Remote, use: Use, row: Any) -> None:
     moment = r"20\d\d-\d\d-\d\d " + re.findall(r"\d\d:\d\d:\d\d", stamp)[0]
     problem = re.escape(unfit(bridge, when)) + moment + re.escape(end)
     begin = r"Nothing was restarted\. Cannot count: 1 \(10\.48\.79\.194\): "
-    assert re.match(f"{begin}{problem} A server that is down ", first)
+    assert re.match(rf"{begin}{problem} \| A server that is down ", first)
     assert (ran.status, others, ran.out, ran.err) == (1, [], "", f"{first}\n")
     assert RESTART not in mmp.received
 
@@ -390,7 +390,7 @@ def test_slow_log_ages_the_counters_before_it(remote: Remote) -> None:
     first = remote.at("10.48.79.194", text=(web(9) + call(0, 9, ago(14.5))).encode())
     slow = remote.at("10.48.79.195", text=(web(9) + call(0, 9)).encode(), log=[45.0])
     problem = f"{unfit(CALL, '15 min ago')}2026-06-20 21:01:30{FOR_UTC}"
-    begin = f"Nothing was restarted. Cannot count: 1 (10.48.79.194): {problem} A server that is "
+    begin = f"Nothing was restarted. Cannot count: 1 (10.48.79.194): {problem} | A server that is "
     assert [line[: len(begin)] for line in remote.run(*IF).log] == [begin]
     assert RESTART not in first.received + slow.received
 

@@ -14,6 +14,7 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import paramiko
 from paramiko import AuthenticationException, BadAuthenticationType, SSHException
@@ -69,6 +70,7 @@ OVER = "Cut off after 60 s while {}. A slow server needs a higher --timeout."
 NO_END = OVER.format("waiting for the answer")
 NO_END_OF_A = f"{NO_END} It had answered: SUCCESS: a. {DOUBT}"
 BROKEN = "The connection broke off before the end of the answer..."
+NO_REPLY = f"The server did not reply to the command. {DOUBT}"
 SILENT = "The answer does not confirm the restart: nothing (exit status 0)..."
 NO_STATUS = "The answer does not confirm the restart: SUCCESS: a (no exit status)..."
 FAILURE, FAILURE_1 = (f"The server answered: FAILURE: b{end}" for end in ("", " (exit status 1)"))
@@ -130,6 +132,7 @@ ROWS = {
     "failure": row(FAILURE_1, RESTARTED, answer=[A_LINE, B_LINE, 1, "end"]),
     "no status": row("", RESTARTED, answer=[b"> \rSUCCESS: Webbridge enabled", "end", "close"]),
     "loss": row(BROKEN, RESTARTED, answer=[TEXT, "lost"]),
+    "loss behind the end": row("", RESTARTED, answer=[TEXT, (0, "end", "lost")]),
     "loss that shows late": row(BROKEN, RESTARTED, answer=[TEXT, 0, "breaks", 3.0, "lost"]),
     "status in time": row("", RESTARTED, answer=[A_LINE, "end", 9.0, 0]),
     "status too late": row(NO_STATUS, RESTARTED, answer=[A_LINE, "end", 1.0, 10.0, 0]),
@@ -137,12 +140,14 @@ ROWS = {
     "failure behind the end": row(FAILURE, RESTARTED, answer=[TEXT, 0, "end", B_LINE]),
     # The computer was asleep when the status came. So the 2 s for what may follow begin later.
     "status in its sleep": row(FAILURE, RESTARTED, answer=[TEXT, (5.0, 0), 1.0, B_LINE]),
+    "suspended at the end": row(FAILURE, RESTARTED, answer=[TEXT, 0, "join", "join", B_LINE]),
     "end too late": row("", RESTARTED, answer=[0, 1.0, 2.0, 1.0, B_LINE, "end"]),
     "endless": row("The answer is longer...", RESTARTED, answer=[b"x" * (1 << 20), b"x"]),
     "not run": row("The server refused to run...", RESTARTED, answer=["close"], exec=CLOSED),
     "not run, but a status": row(SILENT, RESTARTED, answer=[0, "end", "close"], exec=CLOSED),
     "no reply, but text": row("", RESTARTED, answer=[TEXT, 0, "end"], exec=["hangs"]),
-    "no reply, and silence": row(SILENT, RESTARTED, answer=[1.0, 0, "end"], exec=["hangs"]),
+    "no reply, and silence": row(NO_REPLY, RESTARTED, answer=[1.0, 0, "end"], exec=["hangs"]),
+    "no reply, and an end": row(NO_REPLY, RESTARTED, answer=["end", 11.0], exec=["hangs"]),
     "never ends": row(NO_END_OF_A, RESTARTED, answer=[A_LINE]),
     "closes at the last moment": row("", RESTARTED, answer=[TEXT, 60.0, "close"]),
     "failure at the last moment": row(FAILURE, RESTARTED, answer=[60.0, B_LINE]),
@@ -158,6 +163,7 @@ ROWS = {
     "odd in the login": row(UNFORESEEN, SENT, login=[ODD]),
     "odd in the session": row(UNFORESEEN, LOGGED_IN, session=[ODD]),
     "odd in the answer": row(f"{UNFORESEEN} {DOUBT}", RESTARTED, answer=[ODD]),
+    "odd in the end": row("", RESTARTED, **{"hang up": [ODD]}),
 }
 
 
@@ -497,8 +503,24 @@ def test_rehearsal_that_fails(remote: Remote, is_ready: bool) -> None:
     assert mmp.received == (f"{CHECKED}, {READ}" if is_ready else CHECKED)
 
 
+@mark.parametrize(("condition", "is_ended"), [("--max-active=10", True), ("--if-leaked=20", False)])
+def test_figures_grow_old_while_servers_restart(
+    remote: Remote, condition: str, is_ended: bool
+) -> None:
+    """Who is in a meeting must be of now at each restart."""
+    slow = remote.at(A, text=log(30, 3), session=[None, 13 * 60.0])
+    next_one, last = (
+        remote.at(B, text=log(0, 7), session=[None, 61.0]),
+        remote.at(C, text=log(0, 0)),
+    )
+    ran = remote.run(condition, "--timeout=3600")
+    old = f"The figures are too old now, so the run ends. Not attempted: {C}"
+    assert ran.log[1:] == [*map(restarted, (slow, next_one)), old if is_ended else restarted(last)]
+    assert (ran.status, last.received) == ((1, READ) if is_ended else (0, f"{READ}, {RESTARTED}"))
+
+
 PROBLEMS: dict[str, tuple[dict[str, Any], str, int]] = {
-    "connect": ({"connect": [REFUSED] * 3}, f"{UNABLE}.", 1),
+    "connect": ({"connect": [REFUSED] * 3}, UNABLE, 1),
     "odd": ({"log": [ODD]}, UNFORESEEN, 1),
     "slow": ({"log": [60.0]}, OVER.format("reading the server's log"), 2),
 }
@@ -512,9 +534,9 @@ def test_figure_that_is_missing(
     remote.at(A, **state)
     mmp = remote.at(B, text=log(149, 0))
     told = (
-        f"Nothing was restarted. Cannot count: 1 ({A}): {problem} A server that is down can come "
-        "out of the lists at the top of webbridge_restart.py. One that is up: restart it by its "
-        f"number, without conditions. {full(remote, 2, B, minutes)}"
+        f"Nothing was restarted. Cannot count: 1 ({A}): {problem} | A server that is down can "
+        "come out of the lists at the top of webbridge_restart.py. One whose log is of no use: "
+        f"restart it by its number, without conditions. | {full(remote, 2, B, minutes)}"
     )
     assert remote.run(*NIGHT)[:4] == (1, "", f"{told}\n", [told])
     assert mmp.received == READ
@@ -575,6 +597,7 @@ SLEEPS = {  # what server 1 does, why it is not restarted, what it receives, why
     "answer": ({"answer": [HOURS, *WHOLE]}, "", RESTARTED, LONG),
     "answer, not too long": ({"answer": [JUST, *WHOLE]}, "", RESTARTED, ""),
     "both clocks in the answer": ({"answer": [A_LINE, ON_WINDOWS]}, NO_END_OF_A, RESTARTED, LONG),
+    "late failure": ({"answer": [TEXT, 0, HOURS, 5.0, 5.0, B_LINE]}, FAILURE, RESTARTED, LONG),
     "end": ({"hang up": [HOURS]}, "", RESTARTED, LONG),
 }
 
@@ -611,6 +634,34 @@ def test_sleep_in_a_pause(remote: Remote, monkeypatch: MonkeyPatch, nap: Asleep,
     told = f"{end} Not attempted: {B}" if end else restarted(following)
     assert (ran.log, ran.status) == ([restarted(mmp), told], 1 if end else 0)
     assert following.received == ("" if end else RESTARTED)
+
+
+HELD = {  # the line that is held, and what is logged afterwards
+    "Leaked: ": [f"{slept('6 hours')} Not attempted: {A}, {B}"],
+    "Server 1 (": [restarted(A), f"{LONG} Not attempted: {B}"],
+    "Pausing 9 s": [restarted(A), f"{LONG} Not attempted: {B}"],
+    "Waiting for server 2": [restarted(A), *failed(B, LONG)],
+}
+
+
+@mark.parametrize(("line", "told"), HELD.items(), ids=HELD)
+def test_sleep_while_a_line_is_held(
+    remote: Remote, monkeypatch: MonkeyPatch, line: str, told: list[str]
+) -> None:
+    """As Ctrl-S on a terminal holds it, or a pipe that nobody reads."""
+    remote.at(A, text=log(30, 3))
+    never, counted = remote.at(B, text=log(0, 7)), []
+
+    def write(text: str) -> None:
+        counted.extend(["Leaked: "] * ("Leaked: " in text))
+        if text.startswith(line) and counted:
+            HOURS.take(remote.clock)
+
+    terminal = Mock(encoding="ascii", write=write, isatty=lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    ran = remote.run("--if-leaked=20", "--pause=9")
+    assert (ran.status, ran.log[1:]) == (1, told)
+    assert "webbridge restart" not in never.received
 
 
 YES = f"Restarting: {FIGURES}"

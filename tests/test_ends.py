@@ -128,7 +128,7 @@ def test_reply_that_is_cut_and_ended(
     late, lost = (0.01, 0.1) if end in LIVES_ON else (60.0, 1.0)
     monkeypatch.setattr(webbridge_restart, "LATE_OUTPUT_SECONDS", late)
     monkeypatch.setattr(webbridge_restart, "LATE_STATUS_SECONDS", late)
-    monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", lost)
+    monkeypatch.setattr(webbridge_restart, "LOSS_SECONDS", lost)
     expected = {
         cut: told
         for cuts, told in zip(CUTS, end.told.split())

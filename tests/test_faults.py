@@ -37,17 +37,17 @@ NO_CIPHER = f"{IN_COMMON}Incompatible ssh server (no acceptable ciphers)."
 NO_KEX = f"{IN_COMMON}Incompatible ssh peer (no acceptable kex algorithm)."
 NO_KEY_TYPE = f"{IN_COMMON}Incompatible ssh peer (no acceptable host key)."
 INSTALL = command_line(sys.executable, "-m", "pip", "install", "paramiko<5")
-OLDER = f" Run {INSTALL} if the server offers nothing newer than SHA-1."
+OLDER = f" If the server offers nothing newer than SHA-1, run: {INSTALL}"
 NO_SSH_2 = "The server does not speak SSH 2, which this script needs. It offers: "
 BY_HAND = "ssh -p PORT admin@127.0.0.1"
 REFUSED = (
     "Login refused. It is not tried again. Check the password (from MMP_PASSWORD in the "
     "environment). Other causes: an expired password, a locked account, an MMP 'user host' or "
-    f"'user duty' rule, or the server hung up. Try {BY_HAND} once by hand."
+    f"'user duty' rule, or the server hung up. Log in once by hand: {BY_HAND}"
 )
 NOT_ALONE = (
     "The server did not let this script in with the password alone. The password may have expired, "
-    f"or the server asks for more. Try {BY_HAND} once by hand."
+    f"or the server asks for more. Log in once by hand: {BY_HAND}"
 )
 LOGGING_IN = "Cut off after 60 s while logging in<...>"
 NO_SESSION = "The connection broke off while opening a session."
@@ -61,13 +61,13 @@ NO_END = (
 NOT_SENT = "The password was not sent to it."
 SHOWN = (
     f" Shown: {{shown}}. {NOT_SENT} This may be an attack. Only if you know that the server has a "
-    "new key, run {forget} && {store} to delete the old key and store the new one."
+    "new key, delete the old one and store the new one with: {forget} && {store}"
 )
 CHANGED = f"The host key has CHANGED. Known: {{known}}.{SHOWN}"
 OTHER_TYPE = f"The server has no host key of a known type: {ECDSA}, {RSA}.{SHOWN}"
 NEW_KEY = (
     f"New host key, not trusted yet: {{shown}}. It is not in {{file}}. {NOT_SENT} Compare the "
-    "fingerprint with the server's own. If it is the same, run {store} to store the key."
+    "fingerprint with the server's own, then store the key with: {store}"
 )
 
 
@@ -229,7 +229,7 @@ def test_host_key(
         known=", ".join(map(described, known)),
         file=known_hosts,
         forget=command_line("ssh-keygen", "-R", place, "-f", known_hosts),
-        store=command_line(*script, "--check", "--accept-new-host-keys", *options),
+        store=command_line(*script, "--check", 1, "--accept-new-host-keys", *options),
     )
     assert ran.log == (failed(server, reason) if reason else [restarted(server)])
     assert server.passwords == ([] if reason else [PASSWORD])
@@ -289,7 +289,7 @@ def test_what_came_before_the_status_is_read_however_slowly(
         return real(channel, 100_000)
 
     monkeypatch.setattr(paramiko.Channel, "recv", recv)
-    monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", 0.01)  # the connection lives
+    monkeypatch.setattr(webbridge_restart, "LOSS_SECONDS", 0.01)  # the connection lives
     with MMP(restart=[LINES * 8, FAILURE, status(0), steps.end_of_file]) as server:
         ran = run([server], "--timeout", "1000")
     assert ran.log == failed(server, "The server answered: FAILURE: b")

@@ -134,7 +134,7 @@ def test_useless_log(run: Run, monkeypatch: MonkeyPatch, settings: Any, reason: 
     monkeypatch.setattr(webbridge_restart, "LOG_STEPS", (STEP, 16 * STEP))
     # A connection that lives need not be waited for; that one is gone can show late.
     seconds = PATIENCE if reason == BROKE_OFF else 0.1
-    monkeypatch.setattr(webbridge_restart, "HANG_UP_SECONDS", seconds)
+    monkeypatch.setattr(webbridge_restart, "LOSS_SECONDS", seconds)
     with MMP(**{"log": LOG, **settings}) as server:
         ran = run([server], "--sessions")
     assert (ran.status, server.passwords, server.connections) == (1, [PASSWORD], 1)

@@ -6,10 +6,12 @@ once, and writes a line for each into its log.
 
 from __future__ import annotations
 
+import errno
+
 from conftest import DOUBT
 from remote import KEY, Remote
 
-REFUSED = ConnectionRefusedError(111, "Connection refused")
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 RESTARTED = "connect, handshake, password, session, webbridge restart, hang up"
 COUNTED = "connect, handshake, password, session, sftp, log, hang up"
 

@@ -153,7 +153,10 @@ def test_wrong_address(address: str) -> None:
 
 SEVEN = "uses the number 7 twice. Give each server its own."
 SECOND = "is set a second time, in line 2 of webbridge_restart.py. Delete one of the two."
-MISSING = 'is missing from the block "{}" of webbridge_restart.py. Write it there again.'
+MISSING = (
+    'is missing from the block "{}" of webbridge_restart.py. Write it there, at the left edge, as '
+    "a new copy of the script has it."
+)
 MISTAKES = {  # of which Python says nothing, or too late
     'WEBBRIDGES = {\n    7: "a",  # rack {A}\n    0x7: "c",\n}': f"WEBBRIDGES {SEVEN}",
     'CALLBRIDGES: dict[int, str] = {\n7\n: "a", 7: "a"}': f"CALLBRIDGES {SEVEN}",
@@ -355,12 +358,12 @@ def test_commands_have_the_access_of_the_run(
     for address in (HOST, "10.0.0.1"):
         remote.at(address, known=())
     options = ("--password-file", str(file), "--timeout", "60")
-    ways = {f"1 ({HOST})  ": "--check", "1 of CALLBRIDGES (10.0.0.1)  ": "--sessions"}
+    ways = {f"1 ({HOST})  ": ["--check", "1"], "1 of CALLBRIDGES (10.0.0.1)  ": ["--sessions"]}
     rows = run([HOST], "--sessions", *options).err.splitlines()[1:3]
     for row, name in zip(rows, ways):
-        words = (webbridge_restart.SCRIPT, ways[name], "--accept-new-host-keys", *options)
+        words = (webbridge_restart.SCRIPT, *ways[name], "--accept-new-host-keys", *options)
         command = command_line(sys.executable, *words)
-        assert row.startswith(name) and row.endswith(f" run {command} to store the key.")
+        assert row.startswith(name) and row.endswith(f" then store the key with: {command}")
 
 
 # ---- Files that are of no use --------------------------------------------------------------------
