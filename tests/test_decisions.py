@@ -329,6 +329,7 @@ def test_chosen_servers(remote: Remote) -> None:
         message = f"No server {choice}. WEBBRIDGES has 1 ({A}), 2 ({B})."
         assert remote.run("1", choice)[:4] == (2, "", f"{message}\n", [message])
         assert remote.run("1", choice, "--check").log == []
+    assert remote.run("\x1b[31m").err.startswith("No server \\x1b[31m. ")
     assert first.received == ""
     for choice in (["2"], [B], ["2", B]):
         ran = remote.run(*choice)
