@@ -64,7 +64,6 @@ class Clock:
         return datetime.datetime.fromtimestamp(self.time(), zone)
 
     def sleep(self, seconds: float) -> None:
-        """Let so much time pass."""
         self.ahead += seconds
         self.wall_ahead += seconds
 

@@ -73,17 +73,10 @@ class MMP:
     passwords: list[str] = field(default_factory=list, init=False)  # None are read if not accepted
     messages: list[int] = field(default_factory=list, init=False)  # their numbers
     read_at: dict[int, int] = field(default_factory=dict, init=False)  # over SFTP: offset, length
-    address: str = field(init=False)
-    port: int = field(init=False)
-    # What it is made of
-    keys: list[asyncssh.SSHKey] = field(init=False)
     open: list[asyncssh.SSHServerConnection] = field(default_factory=list, init=False)
-    sockets: list[socket.socket] = field(default_factory=list, init=False)
-    listener: socket.socket = field(init=False)
-    loop: asyncio.AbstractEventLoop = field(init=False)
-    thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
+        self.sockets: list[socket.socket] = []
         self.listener = socket.create_server((self.host, 0), backlog=100)
         self.listener.setblocking(False)
         self.port = self.listener.getsockname()[1]

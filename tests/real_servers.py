@@ -83,15 +83,8 @@ class RealServer:
     """One server that runs, and what it says about logins."""
 
     address: str
-    host_keys: dict[str, str]  # the public keys by their types, as a known-hosts file has them
+    known_hosts_line: str
     messages: Path
-
-    @property
-    def known_hosts_line(self) -> str:
-        return self.line_of("ssh-ed25519")
-
-    def line_of(self, key_type: str) -> str:
-        return f"[127.0.0.1]:{self.address.rpartition(':')[2]} {self.host_keys[key_type]}"
 
     def logins(self) -> list[str]:
         """Return what the server said about each password that it got."""
@@ -134,30 +127,27 @@ class RealServers:
             process.wait()
 
     def sshd(self, name: str, settings: list[str]) -> RealServer:
-        command, host_keys = [find_tool("sshd"), "-D", "-e", "-f", "/dev/null"], []
+        file = str(self.folder / f"{name}_ed25519")
+        make_key = [find_tool("ssh-keygen"), "-q", "-N", "", "-t", "ed25519", "-f", file]
+        subprocess.run(make_key, check=True)
+        command = [find_tool("sshd"), "-D", "-e", "-f", "/dev/null", "-h", file]
         for setting in ("PidFile=none", "UseDNS=no", *settings):
             command += ["-o", setting]
-        for key_type in ("ecdsa", "ed25519"):
-            file = str(self.folder / f"{name}_{key_type}")
-            make_key = [find_tool("ssh-keygen"), "-q", "-N", "", "-t", key_type, "-f", file]
-            subprocess.run(make_key, check=True)
-            command += ["-h", file]
-            host_keys.append(Path(f"{file}.pub").read_text())
-        return self.start(name, [*command, "-o"], "ListenAddress=127.0.0.1:", host_keys)
+        host_key = Path(f"{file}.pub").read_text().strip()
+        return self.start(name, [*command, "-o"], "ListenAddress=127.0.0.1:", host_key)
 
     def dropbear(self) -> RealServer:
         file = str(self.folder / "dropbear_ed25519")
         make_key = [find_tool("dropbearkey"), "-t", "ed25519", "-f", file]
         said = subprocess.run(make_key, check=True, capture_output=True, text=True).stdout
-        host_keys = [line for line in said.splitlines() if line.startswith("ssh-")]
+        (host_key,) = (line for line in said.splitlines() if line.startswith("ssh-"))
         command = [find_tool("dropbear"), "-F", "-E", "-r", file, "-P", "/run/dropbear.pid", "-p"]
-        return self.start("dropbear", command, "127.0.0.1:", host_keys)
+        return self.start("dropbear", command, "127.0.0.1:", host_key)
 
-    def start(self, name: str, command: list[str], place: str, keys: list[str]) -> RealServer:
+    def start(self, name: str, command: list[str], place: str, host_key: str) -> RealServer:
         """Start a server on a free port, and return it once it answers there."""
         namespaces = f"/proc/{self.first.pid}/ns"
         enter = [f"--mount={namespaces}/mnt", f"--pid={namespaces}/pid_for_children"]
-        host_keys = {key.split()[0]: key.strip() for key in keys}
         messages = self.folder / f"{name}_messages"
         for _ in range(5):  # somebody else may take the port in between
             with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -170,7 +160,8 @@ class RealServers:
             while process.poll() is None and time.monotonic() < give_up:
                 try:
                     socket.create_connection(("127.0.0.1", port)).close()
-                    return RealServer(f"127.0.0.1:{port}", host_keys, messages)
+                    line = f"[127.0.0.1]:{port} {host_key}"
+                    return RealServer(f"127.0.0.1:{port}", line, messages)
                 except OSError:
                     time.sleep(0.02)  # it does not listen yet
         raise AssertionError(messages.read_text())

@@ -177,15 +177,7 @@ class Channel(paramiko.Channel):
         raise socket.timeout
 
     def meet(self, event: Any) -> None:
-        if isinstance(event, Exception):
-            raise event
-        if callable(event):
-            event()
-        elif isinstance(event, float):
-            self.place.clock.sleep(event)
-        elif isinstance(event, Asleep):
-            event.take(self.place.clock)
-        elif isinstance(event, int):
+        if isinstance(event, int):
             self.exit_status = event
         elif event == "end":
             self.eof_received = True
@@ -195,6 +187,8 @@ class Channel(paramiko.Channel):
             self.transport.active = False
         elif event == "lost":
             self.closed, self.transport.active = True, False
+        else:
+            self.place.do(event)
 
 
 class Log(io.BytesIO):
@@ -226,19 +220,22 @@ class Place:
         self.note(what)
         todo = self.steps.get(step or what)
         now = todo.pop(0) if todo else None  # afterwards all goes well
-        if isinstance(now, Exception):
-            raise now
-        if isinstance(now, float):
-            return self.clock.sleep(now)
-        if isinstance(now, Asleep):
-            return now.take(self.clock)
         is_signal = isinstance(now, str) and now.startswith("SIG")
         if is_signal:
             signal.raise_signal(getattr(signal, now))
         thread = threading.current_thread()
         if (is_signal or now == "hangs") and isinstance(thread, Thread):
             thread.hang()
-        return now() if callable(now) else now
+        return self.do(now)
+
+    def do(self, event: Any) -> Any:
+        if isinstance(event, Exception):
+            raise event
+        if isinstance(event, float):
+            return self.clock.sleep(event)
+        if isinstance(event, Asleep):
+            return event.take(self.clock)
+        return event() if callable(event) else event
 
 
 class Remote:
@@ -263,13 +260,9 @@ class Remote:
             file.writelines(f"{name} {key.get_name()} {key.get_base64()}\n" for key in known)
         return place
 
-    def run(self, *options: str) -> Ran:
-        """Run the script on all places, in the order of their first mention."""
-        return self.run_on(list(self.places.values()), *options)
-
-    def run_on(self, places: Sequence[Place], *options: str) -> Ran:
-        """Run the script on these places. Afterwards, what hangs goes on, too late."""
-        ran = self.run_script(places, *options)
+    def run(self, *options: str, places: Sequence[Place] = ()) -> Ran:
+        """Run the script on these places, or on all. Afterwards, what hangs goes on, too late."""
+        ran = self.run_script(places or list(self.places.values()), *options)
         assert not any(connection.is_open for connection in self.connections)
         for thread in threading.enumerate():
             if isinstance(thread, Thread):

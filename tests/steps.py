@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Union
 
 import asyncssh
@@ -30,13 +29,9 @@ Step = Union[bytes, float, Callable[[Any], Any]]
 Action = Sequence[Step]
 
 
-def in_turn(*steps: Step) -> Action:
-    return steps
-
-
-def answer(text: bytes = SUCCESS, code: int | None = 0) -> Action:
-    """The text, each line by itself, then the exit status if there is one, then the close."""
-    return (*text.splitlines(keepends=True), *([] if code is None else [status(code)]), close)
+def answer(text: bytes = SUCCESS) -> Action:
+    """The text, each line by itself, then exit status 0, then the close."""
+    return (*text.splitlines(keepends=True), status(0), close)
 
 
 async def take(steps: Action, here: Any) -> None:
@@ -175,11 +170,3 @@ def end_with_reset(connection: socket.socket) -> None:
 def resets(connection: socket.socket) -> None:
     end_with_reset(connection)
     connection.close()
-
-
-@contextlib.contextmanager
-def refusing_address() -> Iterator[str]:
-    """Hold a port at which nobody listens, so that nobody else can either."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{held.getsockname()[1]}"

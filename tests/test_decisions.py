@@ -75,14 +75,28 @@ SILENT = "The answer does not confirm the restart: nothing (exit status 0)..."
 NO_STATUS = "The answer does not confirm the restart: SUCCESS: a (no exit status)..."
 FAILURE, FAILURE_1 = (f"The server answered: FAILURE: b{end}" for end in ("", " (exit status 1)"))
 NO_UTF_8 = UnicodeDecodeError("utf-8", b"\xfc", 0, 1, "invalid start byte")
+NO_SESSION_IN_TIME = OVER.format("opening a session")
 UNFORESEEN = r"IndexError: odd\x1b."
+NOT_B = f"Not attempted: {B}"
+# By the wall clock, a turn may take 60 s, and 60 s more.
+JUST, MORE, HOURS = Asleep(119.9), Asleep(121.0), Asleep(7 * 3600 + 60.0)
+ON_WINDOWS = Asleep(HOURS.wall, HOURS.wall)
+LATE_FAILURE = [TEXT, 0, HOURS, 5.0, 5.0, B_LINE]
 
 
-def row(reason: str, received: str, *options: str, **state: Any) -> tuple[Any, ...]:
-    """Return why a server in this state is not restarted ("": it is), and what it receives."""
-    return state, reason, received, options
+def slept(span: str) -> str:
+    return f"The computer slept for {span}, or its clock was set, so the run ends."
 
 
+def row(reason: str, received: str, *options: str, end: str = "", **state: Any) -> tuple[Any, ...]:
+    """Return why a server in this state is not restarted ("": it is), and what it receives.
+
+    The end is why the run ends then.
+    """
+    return state, reason, received, options, end
+
+
+SHORT, LONG, PAUSE = slept("1 min"), slept("7 hours"), "--pause=9"
 DIALS, LOOKS = "connect, connect, connect", f"{LOOK}, {LOOK}, {LOOK}"
 ROWS = {
     # What can pass is tried three times, while there is time for a whole try.
@@ -90,9 +104,7 @@ ROWS = {
     "no network": row("Cannot connect...", DIALS, connect=[OSError(errno.ENETUNREACH, "a")] * 3),
     "silent": row(NO_TIME, DIALS, connect=[socket.timeout()] * 3),
     "no name": row(f"Cannot resolve {A}...", DIALS, connect=[socket.gaierror(-3, "?")] * 3),
-    "reset": row(NO_SSH, LOOKS, handshake=[RESET] * 3),
-    "ended": row(NO_SSH, LOOKS, handshake=[ENDED] * 3),
-    "no banner": row(NO_SSH, LOOKS, handshake=[SSHException("no")] * 3),
+    "reset, end, odd words": row(NO_SSH, LOOKS, handshake=[RESET, ENDED, NO_UTF_8]),
     "stall": row(STALL, LOOKS, handshake=["stalls"] * 3),
     "late stall": row(STALL, f"{LOOK}, {LOOK}", connect=[17.0] * 2, handshake=["stalls"] * 2),
     "only at first": row("", f"connect, {LOOK}, {RESTARTED}", connect=[REFUSED], handshake=[ENDED]),
@@ -115,9 +127,7 @@ ROWS = {
     "expired": row(NOT_ALONE, SENT, login=[SSHException("Illegal info request")]),
     "no session": row(NO_SESSION, LOGGED_IN, session=[paramiko.ChannelException(4, "a")]),
     "session breaks": row(BROKE_OFF, LOGGED_IN, session=[SSHException("No existing session")]),
-    "session ends": row(BROKE_OFF, LOGGED_IN, session=[ENDED]),
     # Words that are no UTF-8, as in a goodbye
-    "odd words in the handshake": row(NO_SSH, LOOKS, handshake=[NO_UTF_8] * 3),
     "odd words in the login": row(NO_LOGIN, SENT, login=[NO_UTF_8]),
     "odd words in the session": row(BROKE_OFF, LOGGED_IN, session=[NO_UTF_8]),
     # Where the server takes no passwords as such, it is the answer to one hidden question, once.
@@ -157,21 +167,35 @@ ROWS = {
     "login hangs": row(OVER.format("logging in"), SENT, login=["hangs"]),
     "command hangs": row(f"{NO_END} {DOUBT}", RESTARTED, exec=["hangs"], answer=[]),
     "all time for the key": row(OVER.format("logging in"), LOOK, handshake=[60.0]),
-    "all time for the session": row(OVER.format("opening a session"), LOGGED_IN, session=[60.0]),
+    "all time for the session": row(NO_SESSION_IN_TIME, LOGGED_IN, session=[60.0]),
     # What nobody foresaw leaves the restart in doubt only where the command may have been sent.
     "odd in the handshake": row(UNFORESEEN, LOOK, handshake=[ODD]),
     "odd in the login": row(UNFORESEEN, SENT, login=[ODD]),
     "odd in the session": row(UNFORESEEN, LOGGED_IN, session=[ODD]),
     "odd in the answer": row(f"{UNFORESEEN} {DOUBT}", RESTARTED, answer=[ODD]),
     "odd in the end": row("", RESTARTED, **{"hang up": [ODD]}),
+    # A computer that slept ends the run, and no pause makes the run forget it.
+    "asleep in connect": row(LONG, "connect, hang up", PAUSE, end=LONG, connect=[HOURS]),
+    "asleep in handshake": row(LONG, LOOK, PAUSE, end=LONG, handshake=[HOURS]),
+    "asleep in login": row(LONG, SENT, PAUSE, end=LONG, login=[HOURS]),
+    "asleep in session": row(LONG, LOGGED_IN, PAUSE, end=LONG, session=[HOURS]),
+    "too long": row(SHORT, LOGGED_IN, PAUSE, end=SHORT, session=[MORE]),
+    "not too long": row("", RESTARTED, PAUSE, session=[JUST]),
+    "both clocks": row(NO_SESSION_IN_TIME, LOGGED_IN, PAUSE, end=LONG, session=[ON_WINDOWS]),
+    # An answer is heard to its end.
+    "asleep in answer": row("", RESTARTED, PAUSE, end=LONG, answer=[HOURS, *WHOLE]),
+    "answer, not too long": row("", RESTARTED, PAUSE, answer=[JUST, *WHOLE]),
+    "both in answer": row(NO_END_OF_A, RESTARTED, PAUSE, end=LONG, answer=[A_LINE, ON_WINDOWS]),
+    "late failure": row(FAILURE, RESTARTED, PAUSE, end=LONG, answer=LATE_FAILURE),
+    "asleep in end": row("", RESTARTED, PAUSE, end=LONG, **{"hang up": [HOURS]}),
 }
 
 
-@mark.parametrize(("state", "reason", "received", "options"), ROWS.values(), ids=ROWS)
+@mark.parametrize(("state", "reason", "received", "options", "end"), ROWS.values(), ids=ROWS)
 def test_one_server(
-    remote: Remote, state: dict[str, Any], reason: str, received: str, options: tuple[str, ...]
+    remote: Remote, state: Any, reason: str, received: str, options: Any, end: str
 ) -> None:
-    """The server after it is restarted, whatever happens."""
+    """The server after it is restarted, whatever happens, unless the run ends."""
     mmp, following = remote.at(A, **state), remote.at(B)
     known = remote.known_hosts.read_text()
     ran = remote.run(*options)
@@ -179,32 +203,25 @@ def test_one_server(
         assert ran.log[1].startswith(reason[:-3])
         reason = ran.log[1]
     told = failed(mmp, reason) if reason else [restarted(mmp)]
-    assert ran.log == [*told, restarted(following)]
-    line = f"Server 1 ({A}) FAILED after {ran.seconds:.1f} s: {reason}\n"
-    assert (ran.status, ran.err) == ((1, line) if reason else (0, ""))
-    assert (mmp.received, following.received) == (received, RESTARTED)
+    assert ran.log == [*told, f"{end} {NOT_B}" if end else restarted(following)]
+    err = f"Server 1 ({A}) FAILED after {ran.seconds:.1f} s: {reason}\n" if reason else ""
+    err += f"{end} {NOT_B}\n" if end else ""
+    assert (ran.status, ran.err) == (1 if err else 0, err)
+    assert (mmp.received, following.received) == (received, "" if end else RESTARTED)
     assert remote.known_hosts.read_text() == known
 
 
-@mark.parametrize(
-    ("started", "received"), [*enumerate(["", "connect, hang up", LOOK, SENT, LOGGED_IN])]
-)
-def test_no_more_threads(
-    remote: Remote, monkeypatch: MonkeyPatch, started: int, received: str
-) -> None:
-    """Without one, nothing is sent, so nothing is in doubt."""
-    left, start = [None] * started, Thread.start
+# The last step, and what the server receives
+LAST = {"connect": "connect, hang up", "handshake": LOOK, "login": SENT, "session": LOGGED_IN}
 
-    def start_one_of_few(thread: Thread) -> None:
-        if not left:
-            raise RuntimeError("can't start new thread")
-        left.pop()
-        start(thread)
 
-    monkeypatch.setattr(Thread, "start", start_one_of_few)
-    mmp = remote.at(A)
+@mark.parametrize("step", LAST)
+def test_no_more_threads(remote: Remote, monkeypatch: MonkeyPatch, step: str) -> None:
+    """After this step, nothing is sent, so nothing is in doubt."""
+    no_more = Mock(side_effect=RuntimeError("can't start new thread"))
+    mmp = remote.at(A, **{step: [lambda: monkeypatch.setattr(Thread, "start", no_more)]})
     assert remote.run().log == failed(mmp, "RuntimeError: can't start new thread.")
-    assert mmp.received == received
+    assert mmp.received == LAST[step]
 
 
 def test_new_key_is_stored_and_then_required(remote: Remote) -> None:
@@ -215,11 +232,8 @@ def test_new_key_is_stored_and_then_required(remote: Remote) -> None:
     ran = remote.run(ACCEPT, *NIGHT)
     assert ran.log[1:] == [restarted(mmp), *failed(other, ran.log[3])]
     assert ran.log[3].startswith(CHANGED[:-3])
-    stored = [
-        f"Server {number} ({each}): new host key stored: ssh-ed25519 {KEY.fingerprint}"
-        for number, each in enumerate((A, B), 1)
-    ]
-    assert ran.out.splitlines()[:2] == stored
+    stored = f"new host key stored: ssh-ed25519 {KEY.fingerprint}"
+    assert ran.out.splitlines()[:2] == [f"Server 1 ({A}): {stored}", f"Server 2 ({B}): {stored}"]
     assert (mmp.received, other.received) == (f"{READ}, {RESTARTED}", f"{READ}, {LOOK}")
     lines = [f"{each} ssh-ed25519 {KEY.get_base64()}" for each in (A, B)]
     assert remote.known_hosts.read_text().splitlines() == ["# mine", *lines]
@@ -302,23 +316,6 @@ def test_pause_is_between_two_servers_of_a_restart(remote: Remote) -> None:
     assert ran.err.count(f"FAILED after 0.0 s: {FAILURE_1}\n") == 3
 
 
-@mark.parametrize("tries", [[], [REFUSED]], ids=["pause", "wait for the next try"])
-def test_signal_ends_the_wait(remote: Remote, monkeypatch: MonkeyPatch, tries: list[Any]) -> None:
-    mmp, never = remote.at(A, connect=tries), remote.at(B)
-
-    def sleep(seconds: float) -> None:
-        remote.clock.sleep(seconds)
-        if mmp.received in ("connect", RESTARTED):
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(webbridge_restart.time, "sleep", sleep)
-    ran = remote.run("--pause", "600")
-    cut_off = failed(mmp, "Cut off by SIGTERM while connecting.")
-    told = cut_off if tries else [restarted(mmp)]
-    assert ran.log == [*told, f"Ended by SIGTERM. Not attempted: {B}"]
-    assert [mmp.received, never.received] == ["connect" if tries else RESTARTED, ""]
-
-
 # ---- Choosing, checking and telling --------------------------------------------------------------
 
 
@@ -341,11 +338,8 @@ def test_chosen_servers(remote: Remote) -> None:
 
 def test_check_asks_and_logs_nothing(remote: Remote, log_file: Path) -> None:
     """It restarts nothing, so nothing is in doubt."""
-    servers = [
-        remote.at(A, answer=SETTINGS),
-        remote.at(B, answer=[b"Enabled : false", 0, "end"]),
-        remote.at(C, answer=[ODD]),
-    ]
+    answers = {A: SETTINGS, B: [b"Enabled : false", 0, "end"], C: [ODD]}
+    servers = [remote.at(each, answer=answer) for each, answer in answers.items()]
     ran = remote.run("--check", "--verbose")
     assert ran.out == (
         f"Server 1 ({A}) OK (Web Bridge enabled) in 0.0 s\n"
@@ -421,9 +415,9 @@ NIGHT = "--if-leaked=20", "--max-active=10"
 BUSY, CLEAN = ", more than --max-active 9", ", fewer than --if-leaked 21"
 
 
-def log(sessions: int, users: int) -> bytes:
-    """Return a server's log with its two counters, a minute old."""
-    line = f"{NOW - datetime.timedelta(minutes=1):%b %d %H:%M:%S} user.info cms1"
+def log(sessions: int, users: int, minutes: int = 1) -> bytes:
+    """Return a server's log with its two counters, so many minutes old."""
+    line = f"{NOW - datetime.timedelta(minutes=minutes):%b %d %H:%M:%S} user.info cms1"
     web = f"{line} webbridge: INFO : [DEBUGGING] Stats {sessions}, c:3477, d:3170\n"
     return f'{web}{line} host:server: INFO : STATS: {{"CMA": "{users}/99"}}\n'.encode()
 
@@ -442,10 +436,8 @@ def full(remote: Remote, number: int, address: str, minutes: int = 1) -> str:
 
 FEW, MANY, ONE_FULL = (log(30, 3), log(0, 7)), (log(0, 0), log(149, 140)), (log(0, 9), log(149, 0))
 BOTH = f"140 active sessions{BUSY}; 9 leaked sessions{CLEAN}."
-FIGURES, NEEDED = (
-    "10 active sessions; 20 leaked sessions.",
-    "9 active sessions; 140 leaked sessions.",
-)
+FIGURES = "10 active sessions; 20 leaked sessions."
+NEEDED = "9 active sessions; 140 leaked sessions."
 NIGHTS = {  # options, logs, what is logged, who is restarted, and whether server 2 stays full
     "yes, with pauses": (["--pause=9", "--if-leaked=20"], FEW, FIGURES, [A, B], False),
     "yes, in quiet": (["--quiet", *NIGHT], ONE_FULL, NEEDED, [A, B], False),
@@ -508,15 +500,13 @@ def test_rehearsal_that_fails(remote: Remote, is_ready: bool) -> None:
 def test_figures_grow_old_while_servers_restart(
     remote: Remote, condition: str, is_ended: bool
 ) -> None:
-    """Who is in a meeting must be of now at each restart."""
-    slow = remote.at(A, text=log(30, 3), session=[None, 13 * 60.0])
-    next_one, last = (
-        remote.at(B, text=log(0, 7), session=[None, 61.0]),
-        remote.at(C, text=log(0, 0)),
-    )
+    """Who is in a meeting must be of now at each restart. The oldest figure counts."""
+    remote.at(A, text=log(30, 3), session=[None, 9 * 60.0])
+    remote.at(B, text=log(0, 7, minutes=5), session=[None, 61.0])
+    last = remote.at(C, text=log(0, 0))
     ran = remote.run(condition, "--timeout=3600")
     old = f"The figures are too old now, so the run ends. Not attempted: {C}"
-    assert ran.log[1:] == [*map(restarted, (slow, next_one)), old if is_ended else restarted(last)]
+    assert ran.log[1:] == [restarted(A), restarted(B), old if is_ended else restarted(C)]
     assert (ran.status, last.received) == ((1, READ) if is_ended else (0, f"{READ}, {RESTARTED}"))
 
 
@@ -566,7 +556,7 @@ def test_call_bridges_of_their_own(remote: Remote, monkeypatch: MonkeyPatch) -> 
     both, call_bridge = remote.at(A, text=log(30, 4)), remote.at(C, text=log(100, 5))
     bridge = remote.at(B, text=log(1, 50), answer=FAILS)
     monkeypatch.setattr(webbridge_restart, "CALLBRIDGES", {7: A, 8: C})
-    ran = remote.run_on([both, bridge], *NIGHT)
+    ran = remote.run(*NIGHT, places=[both, bridge])
     figures = "Restarting: 9 active sessions; 22 leaked sessions."
     assert ran.log == [figures, restarted(both), *failed(bridge, FAILURE_1)]
     assert ran.status == 1
@@ -576,71 +566,42 @@ def test_call_bridges_of_their_own(remote: Remote, monkeypatch: MonkeyPatch) -> 
 
 # ---- A computer that slept: the run ends ---------------------------------------------------------
 
-
-def slept(span: str) -> str:
-    return f"The computer slept for {span}, or its clock was set, so the run ends."
-
-
-# By the wall clock, a turn may take 60 s, and 60 s more.
-JUST, MORE, HOURS = Asleep(119.9), Asleep(121.0), Asleep(7 * 3600 + 60.0)
-ON_WINDOWS = Asleep(HOURS.wall, HOURS.wall)
-SHORT, LONG = slept("1 min"), slept("7 hours")
-NO_SESSION_IN_TIME = OVER.format("opening a session")
-SLEEPS = {  # what server 1 does, why it is not restarted, what it receives, why the run ends
-    "connect": ({"connect": [HOURS]}, LONG, "connect, hang up", LONG),
-    "handshake": ({"handshake": [HOURS]}, LONG, LOOK, LONG),
-    "login": ({"login": [HOURS]}, LONG, SENT, LONG),
-    "session": ({"session": [HOURS]}, LONG, LOGGED_IN, LONG),
-    "too long": ({"session": [MORE]}, SHORT, LOGGED_IN, SHORT),
-    "not too long": ({"session": [JUST]}, "", RESTARTED, ""),
-    "both clocks": ({"session": [ON_WINDOWS]}, NO_SESSION_IN_TIME, LOGGED_IN, LONG),
-    # An answer is heard to its end.
-    "answer": ({"answer": [HOURS, *WHOLE]}, "", RESTARTED, LONG),
-    "answer, not too long": ({"answer": [JUST, *WHOLE]}, "", RESTARTED, ""),
-    "both clocks in the answer": ({"answer": [A_LINE, ON_WINDOWS]}, NO_END_OF_A, RESTARTED, LONG),
-    "late failure": ({"answer": [TEXT, 0, HOURS, 5.0, 5.0, B_LINE]}, FAILURE, RESTARTED, LONG),
-    "end": ({"hang up": [HOURS]}, "", RESTARTED, LONG),
+LESS, NOTHING = slept("6 hours"), "Nothing was restarted."
+ENDS, BY_SIGNAL = f"{LONG} {NOT_B}", f"Ended by SIGTERM. {NOT_B}"
+CUT_OFF = "Cut off by SIGTERM while connecting."
+WAITS: dict[str, Any] = {  # tries to connect, what happens after the last one, what is logged
+    "signal between tries": ([REFUSED], "SIGTERM", [*failed(A, CUT_OFF), BY_SIGNAL]),
+    "signal": ([], "SIGTERM", [restarted(A), BY_SIGNAL]),
+    "not too long": ([], Asleep(59.9), [restarted(A), restarted(B)]),
+    "too long": ([], Asleep(61.0), [restarted(A), f"{SHORT} {NOT_B}"]),
+    "hours": ([], HOURS, [restarted(A), ENDS]),
+    "both clocks": ([], ON_WINDOWS, [restarted(A), f"{LESS} {NOT_B}"]),
 }
 
 
-@mark.parametrize(("state", "reason", "received", "end"), SLEEPS.values(), ids=SLEEPS)
-def test_sleep_in_a_turn(
-    remote: Remote, state: dict[str, Any], reason: str, received: str, end: str
-) -> None:
-    """No pause makes the run forget it."""
-    mmp, following = remote.at(A, **state), remote.at(B)
-    ran = remote.run("--pause", "9")
-    told = failed(mmp, reason) if reason else [restarted(mmp)]
-    ended = f"{end} Not attempted: {B}"
-    assert ran.log == [*told, ended if end else restarted(following)]
-    assert ran.err.endswith(f"{ended}\n") == bool(end)
-    assert ran.status == (1 if end else 0)
-    assert (mmp.received, following.received) == (received, "" if end else RESTARTED)
-
-
-@mark.parametrize(
-    ("nap", "end"),
-    [(Asleep(59.9), ""), (Asleep(61.0), SHORT), (HOURS, LONG), (ON_WINDOWS, slept("6 hours"))],
-)
-def test_sleep_in_a_pause(remote: Remote, monkeypatch: MonkeyPatch, nap: Asleep, end: str) -> None:
-    mmp, following, naps = remote.at(A), remote.at(B), [nap]
+@mark.parametrize(("tries", "event", "told"), WAITS.values(), ids=WAITS)
+def test_wait(remote: Remote, monkeypatch: MonkeyPatch, tries: Any, event: Any, told: Any) -> None:
+    """Between two tries to connect, or two servers."""
+    mmp, following = remote.at(A, connect=tries, wait=[event]), remote.at(B)
 
     def sleep(seconds: float) -> None:
         remote.clock.sleep(seconds)
-        if mmp.received == RESTARTED and naps:
-            naps.pop().take(remote.clock)
+        if mmp.received in ("connect", RESTARTED):
+            mmp.take("", "wait")
 
     monkeypatch.setattr(webbridge_restart.time, "sleep", sleep)
     ran = remote.run("--pause", "600")
-    told = f"{end} Not attempted: {B}" if end else restarted(following)
-    assert (ran.log, ran.status) == ([restarted(mmp), told], 1 if end else 0)
-    assert following.received == ("" if end else RESTARTED)
+    is_whole = restarted(B) in told
+    assert (ran.log, ran.status) == (told, 143 if event == "SIGTERM" else 1 - is_whole)
+    assert (ran.seconds < 1) == (event == "SIGTERM")
+    assert mmp.received == ("connect" if tries else RESTARTED)
+    assert following.received == (RESTARTED if is_whole else "")
 
 
 HELD = {  # the line that is held, and what is logged afterwards
-    "Leaked: ": [f"{slept('6 hours')} Not attempted: {A}, {B}"],
-    "Server 1 (": [restarted(A), f"{LONG} Not attempted: {B}"],
-    "Pausing 9 s": [restarted(A), f"{LONG} Not attempted: {B}"],
+    "Leaked: ": [f"{LESS} Not attempted: {A}, {B}"],
+    "Server 1 (": [restarted(A), ENDS],
+    "Pausing 9 s": [restarted(A), ENDS],
     "Waiting for server 2": [restarted(A), *failed(B, LONG)],
 }
 
@@ -667,24 +628,12 @@ def test_sleep_while_a_line_is_held(
 
 YES = f"Restarting: {FIGURES}"
 COUNTS = {  # what the servers do, and what is logged: the beginning of each line
-    "in a log": (
-        {"log": [HOURS]},
-        {},
-        [f"{LONG} Not attempted: {B}", f"{slept('6 hours')} Nothing was restarted."],
-    ),
-    "after the logs": ({}, {"hang up": [HOURS]}, [f"{slept('6 hours')} Nothing was restarted."]),
+    "in a log": ({"log": [HOURS]}, {}, [ENDS, f"{LESS} {NOTHING}"]),
+    "after the logs": ({}, {"hang up": [HOURS]}, [f"{LESS} {NOTHING}"]),
     # Each log may take 120 s, but all of them only 180.
-    "in both": (
-        {"log": [JUST]},
-        {"log": [Asleep(61.0)]},
-        [f"{SHORT} Nothing was restarted."],
-    ),
+    "in both": ({"log": [JUST]}, {"log": [Asleep(61.0)]}, [f"{SHORT} {NOTHING}"]),
     "not too long": ({"log": [JUST]}, {"log": [Asleep(59.9)]}, [YES, restarted(A), restarted(B)]),
-    "in a restart": (
-        {"session": [None, HOURS]},
-        {},
-        [YES, *failed(A, LONG), f"{LONG} Not attempted: {B}"],
-    ),
+    "in a restart": ({"session": [None, HOURS]}, {}, [YES, *failed(A, LONG), ENDS]),
 }
 
 

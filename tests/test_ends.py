@@ -80,14 +80,8 @@ LIVES_ON = [
 # More ways, at fewer bytes.
 FEW_CUTS = [
     End("close, reset", [close, RECEIVED, reset],          "maybe  maybe  maybe maybe maybe yes"),
-    End("status 0, hang up", [status(0), RECEIVED, hang_up],
-                                                           "maybe  maybe  maybe maybe maybe maybe"),
-    End("status 0, goodbye", [status(0), RECEIVED, goodbye],
-                                                           "maybe  maybe  maybe maybe maybe maybe"),
     End("status 0, FAILURE", [status(0), RECEIVED, b"\nFAILURE: b\n", close],
                                                            "no     no     no    no    no    no"),
-    End("end of file, hang up", [end_of_file, RECEIVED, hang_up],
-                                                           "maybe  maybe  maybe maybe maybe maybe"),
     End("end of file, FAILURE, status 0", [end_of_file, RECEIVED, BEHIND, status(0), close],
                                                            "no     no     no    no    no    no"),
     End("end of file, FAILURE, close", [end_of_file, RECEIVED, BEHIND, close],
@@ -102,7 +96,6 @@ REPLY_LAST = [
 NO_REPLY = [
     End("no reply, status 0", [status(0), close],          "maybe  -      -     yes   -     yes"),
     End("no reply, reset", [RECEIVED, reset],              "maybe  -      -     maybe -     maybe"),
-    End("no reply, silence", SILENCE,                      "maybe  -      -     maybe -     maybe"),
 ]
 # fmt: on
 ROWS = {"first": [*ENDS, *LIVES_ON, *FEW_CUTS], "last": REPLY_LAST, "never": NO_REPLY}
@@ -121,9 +114,7 @@ def meaning(log: list[str], server: MMP) -> str:
     ("reply", "end"),
     [pytest.param(reply, end, id=end.name) for reply in ROWS for end in ROWS[reply]],
 )
-def test_reply_that_is_cut_and_ended(
-    reply: str, end: End, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_end(reply: str, end: End, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     CLOCK.use(monkeypatch)
     late, lost = (0.01, 0.1) if end in LIVES_ON else (60.0, 1.0)
     monkeypatch.setattr(webbridge_restart, "LATE_OUTPUT_SECONDS", late)

@@ -45,16 +45,12 @@ def counted(web_bridge: int, cma: str) -> State:
 
 
 NO_COUNTER = {"text": log_of(0, "2/2", NOW).replace(b"Stats", b"No stats")}
+Named = Callable[[str], str]
 
 
 @pytest.fixture
-def installed(
-    remote: Remote, tmp_path: Path, known_hosts: Path, log_file: Path, monkeypatch: Any
-) -> Callable[[str], str]:
-    """Install the script as the README does; return what names its folder so, as the README has it.
-
-    A password file is in the current folder.
-    """
+def installed(tmp_path: Path, known_hosts: Path, log_file: Path, monkeypatch: Any) -> Named:
+    """Install the script, with a password file; return what names its folder as the README does."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "password"
     file.write_text("correct horse\n")
@@ -69,10 +65,8 @@ def installed(
 
 FILE = FOLDER / "webbridge_restart_logs.txt.example"
 EXAMPLE = FILE.read_text(encoding="utf-8").splitlines()
-NIGHTS = [
-    unstamped("\n".join(lines))
-    for _, lines in groupby(EXAMPLE, key=lambda line: line[: len("2026-11-21")])
-]
+DAYS = groupby(EXAMPLE, key=lambda line: line[: len("2026-11-21")])
+NIGHTS = [unstamped("\n".join(lines)) for _, lines in DAYS]
 CAUSES: list[tuple[list[State], tuple[str, ...]]] = [  # the servers' states, the options
     ([], ()),
     ([counted(121, "0/17"), counted(31, "0/34"), counted(0, "0/2")], IF),
@@ -89,9 +83,7 @@ CAUSES: list[tuple[list[State], tuple[str, ...]]] = [  # the servers' states, th
 
 
 @pytest.mark.parametrize(("night", "cause"), [*zip_longest(NIGHTS, CAUSES)])
-def test_night_of_the_example(
-    remote: Remote, installed: Callable[[str], str], night: list[str], cause: Any
-) -> None:
+def test_night_of_the_example(remote: Remote, installed: Named, night: Any, cause: Any) -> None:
     states, options = cause
     for address, state in zip_longest(SERVERS, states, fillvalue={}):
         remote.at(address, **state)
@@ -136,7 +128,7 @@ def alike(text: str) -> str:
 
 
 def test_the_script_writes_what_the_readme_quotes(
-    remote: Remote, installed: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    remote: Remote, installed: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = ""
     for *states, options in WALK:

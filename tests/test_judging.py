@@ -26,28 +26,24 @@ def came(text: bytes, status: int | None, cut: str = "", accepted: bool = True) 
     return Answer(text, status, accepted, cut)
 
 
-# ---- When a restart is confirmed -----------------------------------------------------------------
+# ---- When a restart is confirmed: more rows are in TOLD, and in the reply that is cut ------------
 
 HALF_WAY = (b"disabled\n", b"not enabled", b"Stopped.\n", b"cannot start\n", b"start FAILED\n")
 RESTARTED = [
     came(ALL, 0),
-    came(b"", 0),
     came(b"\n \n", 0),
     came(b"\n\n\t SUCCESS: a", 0),
     came(b"webbridge restart\n" + ALL + b"> ", 0),
     came(b"Failure to comply is prosecuted.\nError-free since 2019.\n" + ALL, 0),
     came(ALL + b"FAILURES: 0\nERRORLEVEL 0\nUnknown commands: 0\n0 ERROR\n", 0),
-    came(CERTIFICATES, 0),
     came(CERTIFICATES + b"SUCCESS: Webbridge notified, 0 failures\n", 0),
     came(b"SUCCESS: Webbridge disabled\n" + ENABLED, 0),
     came(ALL, 0, accepted=False),
-    came(ALL, None),
     came(ALL, None, accepted=False),
     came(b"  SUCCESS: the Web Bridge was restarted", None),
 ]
 FAILED = [  # whatever else comes or breaks
     came(b"FAILURE: no", None, CUT),
-    came(ALL + b"FAILURE: no\n", 0),
     came(b"FAILURE: no\n" + ALL, 0),
     came(b"SUCCESS: stopped FAILURE: not started\n", 0),
     came(b"x" * 70_000 + b"\nFAILURE: late\n", 0, CUT),
@@ -56,28 +52,20 @@ FAILED = [  # whatever else comes or breaks
     came(CERTIFICATES + b"Error: Webbridge not started\n", 0),
     came(CERTIFICATES + b"FAILED: no port\n", 0),
     came(CERTIFICATES + b"\tFailure: no port\n", 0),
-    came(b"Unknown command: webbridge\n", 0),
-    came(CERTIFICATES, 1),
     came(b"SUCCESS: Webbridge disabled\n", 1),
     came(b"", 4294967295, CUT),
-    came(b"", None, accepted=False),  # refused
 ]
 IN_DOUBT = [
     came(ALL, 1),  # it contradicts itself
     came(ENABLED + b"FAILURE: no\n", 255, CUT),
     # its end was not seen
-    came(ALL, 0, CUT),
     came(ALL, None, CUT),
     came(b"", 0, CUT),
-    came(b"", None, CUT),
     came(b"", None, CUT, accepted=False),
     # it ended, and confirms nothing
     came(b"", 0, accepted=False),
-    came(b"", None),
-    came(CERTIFICATES, None),
     *(came(CERTIFICATES + b"SUCCESS: Webbridge " + end, 0) for end in HALF_WAY),
     *(came(CERTIFICATES + b"SUCCESS: Webbridge " + end, None) for end in HALF_WAY),
-    came(b"SUCCESS: Webbridge not enab", None),
     came(b"SUCCESS: Webbridge unrestarted\nSUCCESS: Webbridge startedness\n", None),
     came(b"Webbridge enabled\nno SUCCESS: Webbridge enabled\n", None),
     came(b"not enabled\nCommand not permitted\nNo error: a\nsuccess: a\nSUCCES", 0),
@@ -85,11 +73,11 @@ IN_DOUBT = [
 
 
 def test_when_a_restart_is_confirmed() -> None:
-    rows = [(RESTARTED, (True, False)), (FAILED, (False, False)), (IN_DOUBT, (False, True))]
+    rows = ((RESTARTED, (True, False)), (FAILED, (False, False)), (IN_DOUBT, (False, True)))
     for answers, meaning in rows:
-        verdicts = {answer: judge_restart(answer) for answer in answers}
-        seen = {answer: (each.is_success, each.in_doubt) for answer, each in verdicts.items()}
-        assert seen == dict.fromkeys(answers, meaning)
+        for answer in answers:
+            verdict = judge_restart(answer)
+            assert (verdict.is_success, verdict.in_doubt) == meaning, answer
 
 
 def test_reply_that_is_cut_at_any_place() -> None:
@@ -106,7 +94,7 @@ TOLD = {
     came(PAIR + b"FAILURE: b\nc", 0): f"{ANSWERED} FAILURE: b | c",
     came(b"y\n", 2, CUT): f"{ANSWERED} y (exit status 2)",
     came(ENABLED, 1): f"{ANSWERED} SUCCESS: Webbridge enabled (exit status 1). {DOUBT}",
-    came(b"Unknown command\n", 0): f"{ANSWERED} Unknown command{NO_WEB_BRIDGE}",
+    came(b"Unknown command: a\n", 0): f"{ANSWERED} Unknown command: a{NO_WEB_BRIDGE}",
     came(b"", None, accepted=False): "The server refused to run the command.",
     came(b"", None, CUT): f"{CUT} {DOUBT}",
     came(b"a\n", 0, CUT): f"{CUT} It had answered: a. {DOUBT}",

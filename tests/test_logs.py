@@ -120,7 +120,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "too far from the begin": ({"log": FAR_BACK, "log_size": None}, NO_WEB),
     # what is left of a log that shrinks still has counters, and they are old
     "without a byte": ({"log_size": len(LOG) + 1}, SHORTER),
-    "without a request": ({"log_size": len(LOG) + REQUEST}, SHORTER),
     "without a part": ({"log_size": len(LOG) + 4 * REQUEST}, SHORTER),
     "reset in the middle": ({"log_read": [reset_in_the_middle]}, BROKE_OFF),
     "no SFTP": ({"log": None}, NOT_SHOWN.format("Channel closed")),

@@ -7,10 +7,7 @@ MMP's: a few lines of shell that each test writes.
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 
 from pytest import MonkeyPatch, TempPathFactory, fixture, mark
 
@@ -68,9 +65,7 @@ WRONG_LOGINS = {"sshd": "Failed password for", "dropbear": "Bad password attempt
 
 
 @mark.parametrize("name", LOGINS)
-def test_restarted_with_one_command_and_one_password(
-    name: str, machine: RealServers, run: Run
-) -> None:
+def test_one_command_and_one_password(name: str, machine: RealServers, run: Run) -> None:
     assert run_on(name, machine, run) == (YES, COMMAND, [LOGINS[name]])
 
 
@@ -91,22 +86,6 @@ def test_expired_password_is_no_answer_to_the_next_question(
     ran = run([machine.servers["sshd that asks"]])
     assert ran.log[1].startswith("The server did not let this script in with the password alone.")
     assert machine.commands() == []
-
-
-def test_known_host_key_is_the_other_of_two(
-    machine: RealServers, run: Run, known_hosts: Path
-) -> None:
-    known_hosts.write_text(machine.servers["sshd"].line_of("ecdsa-sha2-nistp256"))
-    assert run_on("sshd", machine, run)[:2] == (YES, COMMAND)
-
-
-def test_changed_host_key_gets_neither_password_nor_command(
-    machine: RealServers, run: Run, known_hosts: Path
-) -> None:
-    server, other = machine.servers["sshd"], machine.servers["dropbear"]
-    right, wrong = (each.host_keys["ssh-ed25519"] for each in (server, other))
-    known_hosts.write_text(server.known_hosts_line.replace(right, wrong))
-    assert run_on("sshd", machine, run) == (NO, [], [])
 
 
 # ---- How an answer ends --------------------------------------------------------------------------
@@ -131,20 +110,6 @@ ENDS["3 lines, status 1"] = f"{REPLY}exit 1", MAYBE  # which contradict each oth
 def test_end_of_an_answer(end: str, name: str, machine: RealServers, run: Run) -> None:
     shell, told = ENDS[end]
     assert run_on(name, machine, run, shell)[:2] == (told, COMMAND)
-
-
-@BOTH
-def test_server_that_waits_for_our_end_of_file(
-    name: str, machine: RealServers, run: Run, monkeypatch: MonkeyPatch
-) -> None:
-    """The script sends none. When the command has come, its time is up."""
-
-    def monotonic() -> float:
-        return time.monotonic() + (1000.0 if machine.commands() else 0.0)
-
-    times = {**vars(time), "monotonic": monotonic}
-    monkeypatch.setattr(webbridge_restart, "time", SimpleNamespace(**times))
-    assert run_on(name, machine, run, f"{REPLY}cat >/dev/null")[:2] == (MAYBE, COMMAND)
 
 
 # ---- Counting ------------------------------------------------------------------------------------
