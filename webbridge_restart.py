@@ -577,9 +577,9 @@ class Clock:
             raise Trouble(reason)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but no longer than there is time."""
+        """Wait, unless a signal comes."""
         ends_at = time.monotonic() + seconds
-        while time.monotonic() < ends_at and not self.why_over("waiting"):
+        while time.monotonic() < ends_at and not self.stop.signal:
             time.sleep(min(TICK, seconds))
 
     def call(self, doing: str, function: Callable[[], T]) -> T:
@@ -950,7 +950,7 @@ def authenticate(turn: Turn, transport: paramiko.Transport) -> None:
     if not transport.is_active():
         raise Trouble("The connection broke off before the login.")
     try:
-        still_wanted = send_password(turn, transport)
+        is_in = not send_password(turn, transport)
     except (paramiko.AuthenticationException, OSError, EOFError, ValueError) as error:
         methods = [name for name in getattr(error, "allowed_types", []) if name]
         if methods and "keyboard-interactive" not in methods:
@@ -959,8 +959,8 @@ def authenticate(turn: Turn, transport: paramiko.Transport) -> None:
             raise Trouble(f"The server accepts no password, only {only}. {hint}") from None
         raise Trouble(explain_refusal(turn)) from None
     except paramiko.SSHException:  # neither yes nor no: it asked for something else
-        still_wanted = ["something else"]
-    if still_wanted:
+        is_in = False
+    if not is_in:
         raise Trouble(
             "The server did not let this script in with the password alone. The password may have "
             f"expired, or the server asks for more. Log in once by hand: {login_by_hand(turn)}"

@@ -133,6 +133,7 @@ ROWS = {
     # Where the server takes no passwords as such, it is the answer to one hidden question, once.
     "question": row("", BY_ANSWER, login=[ASKS]),
     "answer refused": row(NO_LOGIN, ANSWERED, login=[ASKS], question=[NO]),
+    "answer and named again": row(NO_LOGIN, ANSWERED, login=[ASKS], question=[ASKS]),
     "answer and more": row(NOT_ALONE, ANSWERED, login=[ASKS], question=[["publickey"]]),
     "asked twice": row(NOT_ALONE, ANSWERED, login=[ASKS], asks=[[QUESTION], [QUESTION]]),
     "two questions": row(NOT_ALONE, SENT, login=[ASKS], asks=[[QUESTION, QUESTION]]),

@@ -95,6 +95,7 @@ REPLY_LAST = [
 ]
 NO_REPLY = [
     End("no reply, status 0", [status(0), close],          "maybe  -      -     yes   -     yes"),
+    End("no reply, and open", [status(0), end_of_file],    "maybe  -      -     yes   -     yes"),
     End("no reply, reset", [RECEIVED, reset],              "maybe  -      -     maybe -     maybe"),
 ]
 # fmt: on
