@@ -1,4 +1,9 @@
-"""The job in plain words: start here. What the mocked servers do, and receive, is in remote.py.
+"""The job in plain words: start here.
+
+remote.at(address) is a server that behaves well; a test names only what differs. An answer is what
+it sends in turn: text, the exit status as a number, "end" of file, "close"; or the connection is
+"lost". With known=[], its host key is not known. A refused connection is tried three times, 2 s
+apart, on a clock that the tests move. The rest is in remote.py.
 
 Cisco's workaround logs in to the MMP of each server, one after another, sends `webbridge restart`,
 once, and writes a line for each into its log.
