@@ -17,7 +17,8 @@ with the Python of its virtual environment (on Windows: .venv\Scripts\python):
   .venv/bin/python webbridge_restart.py 2           restart only server 2
   .venv/bin/python webbridge_restart.py --sessions  count the leaked sessions
   .venv/bin/python webbridge_restart.py --if-leaked 20 --max-active 0
-                         restart only if it is needed and nobody is in a meeting
+                         restart only if it is needed, and if nobody was in a
+                         meeting when that was last logged (at most 15 min ago)
 
 Exit status:
   0    every server was restarted (or is ready, or was counted), or the
@@ -397,15 +398,11 @@ def refuse_if_others_can_read(path: Path) -> None:
         return
     status = path.stat()
     is_own = status.st_uid == os.geteuid()
-    close = command_line("chmod", "go-rwx", path)
-    if is_own and status.st_mode & 0o077:
+    if status.st_mode & (0o077 if is_own else 0o007):
+        close = command_line("chmod", "go-rwx", path)
+        if not is_own:
+            close = f"{command_line('sudo', 'chown', os.geteuid(), path)} && sudo {close}"
         raise Trouble(f"Others can read the password in {path}. Run: {close}")
-    if status.st_mode & 0o007:
-        take_over = command_line("sudo", "chown", os.geteuid(), path)
-        raise Trouble(
-            f"Everybody can read the password in {path}, and it is another account's file. "
-            f"Let this account own it: {take_over} && sudo {close}"
-        )
 
 
 def read_password_file(path: Path) -> str:
@@ -505,15 +502,18 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 
 # ---- The clock: no server holds the run ----------------------------------------------------------
 
-# From here to "Checking" stands what to verify before trusting the script, but for "Reaching a
-# server", where nothing secret is sent:
-#   Who gets the password?       log_in: verify_host_key, and then send_password
-#   What is sent, and once?      send_command
-#   Does it go on after sleep?   Clock.why_asleep, and take_turns
-#   What ends each step?         Clock, and has_ended
-#   When is it "restarted"?      judge_restart, of what hear_to_end heard to the end
-#   What is logged?              restart_all, through Report.log and escape, which stand above, as
-#                                does read_known_hosts. read_log, below, also logs in, by log_in.
+# From here to "Checking" stands what to verify before trusting the script:
+#   Who gets the password?       log_in: connect, verify_host_key, and only then send_password. (A
+#                                new key passes only with --accept-new-host-keys.)
+#   How often?                   once in each login; only connect, before it, is tried again
+#   Who gets the command?        send_command: each server of the run, once
+#   When is it "restarted"?      judge_restart, of what hear_to_end heard to the answer's end
+#   What ends each step?         Clock.call; the wait for an answer: hear_to_end, by the same clock.
+#                                (A blocked disk or terminal: a second Ctrl-C, in Stop.note.)
+#   What stops a restart?        Clock.refuse_if_over, before each step, and why_end between servers
+# Elsewhere stand: what is logged (Report.log, escape), the known host keys (read_known_hosts), what
+# is done at all (carry_out), and whether the figures call for it (restart_if_needed). To count,
+# read_log logs in by the same log_in: so a run that counts logs in to a server twice.
 
 
 class Stop:
@@ -540,10 +540,12 @@ class Stop:
 
 
 class Clock:
-    """The time that one server has, or one pause."""
+    """The time that one server has, or one pause; and until when the figures may decide."""
 
-    def __init__(self, stop: Stop, seconds: float) -> None:
-        self.stop, self.seconds = stop, seconds
+    def __init__(
+        self, stop: Stop, seconds: float, valid_until: datetime.datetime | None = None
+    ) -> None:
+        self.stop, self.seconds, self.valid_until = stop, seconds, valid_until
         self.began, self.began_by_wall_clock = time.monotonic(), time.time()
 
     def left(self) -> float:
@@ -551,7 +553,7 @@ class Clock:
         return self.began + self.seconds - time.monotonic()
 
     def why_over(self, doing: str) -> str:
-        """Return the sentence that says why this must end now, or "" if it may go on."""
+        """Return the sentence that says that a signal came or that no time is left, or ""."""
         if self.stop.signal:
             return f"Cut off by {self.stop.signal.name} while {doing}."
         if self.left() > 0:
@@ -570,9 +572,16 @@ class Clock:
         span = format_span(datetime.timedelta(seconds=beyond))
         return f"The computer slept for {span}, or its clock was set, so the run ends."
 
+    def why_too_late(self) -> str:
+        """Return the sentence that says why no restart may begin any more, or ""."""
+        reason = self.why_asleep()
+        if not reason and self.valid_until and utc_now() > self.valid_until:
+            reason = "The figures are too old now, so the run ends."
+        return reason
+
     def refuse_if_over(self, doing: str) -> None:
-        """Raises Trouble if nothing more may be sent."""
-        reason = self.why_over(doing) or self.why_asleep()
+        """Raises Trouble if nothing more may be sent, for any of these reasons."""
+        reason = self.why_over(doing) or self.why_too_late()
         if reason:
             raise Trouble(reason)
 
@@ -586,7 +595,7 @@ class Clock:
         """Return what the function returns; raises what it raises, or Trouble at a cut-off.
 
         The function is one blocking call, in a thread of its own that goes on to nothing else. So
-        a call that never returns holds nothing up, and one that returns late has no effect.
+        a call that never returns holds nothing up, and what one returns too late is dropped.
         """
         self.refuse_if_over(doing)
         future = in_thread(function)
@@ -678,11 +687,8 @@ def explain_incompatible(transport: paramiko.Transport, turn: Turn, said: str) -
         return f"The server does not speak SSH 2, which this script needs. It offers: {offer}"
     version = paramiko.__version__
     reason = f"The server and paramiko {version} have no algorithm in common: {said}."
-    # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first. paramiko 4
-    # helps only if it can use one of the host keys; it lacks ssh-dss.
-    words = set(re.findall(r"[^\s,]+", "\n".join(list(turn.overheard.lines))))
-    usable = words & {"ssh-rsa", *transport.get_security_options().key_types}
-    if usable and not version.startswith("4.") and not transport.host_key_type:
+    # paramiko 5 dropped SHA-1 from the key exchange and the host keys, which come first.
+    if not version.startswith("4.") and not transport.host_key_type:
         install = command_line(sys.executable, "-m", "pip", "install", "paramiko<5")
         reason += f" If the server offers nothing newer than SHA-1, run: {install}"
     return reason
@@ -706,8 +712,8 @@ def shake_hands(transport: paramiko.Transport, turn: Turn, seconds: float) -> pa
 
 def hang_up(transport: paramiko.Transport) -> None:
     """End a connection, so that the server knows it at once."""
-    # Transport.close() alone leaves the socket open for the 0.1 s that its thread still reads, and
-    # for good if no handshake began.
+    # None of these steps waits for the server. Transport.close() alone leaves the socket open for
+    # the 0.1 s that its thread still reads, and for good if no handshake began.
     shut_down = functools.partial(transport.sock.shutdown, socket.SHUT_RDWR)
     for step in (shut_down, transport.close, transport.sock.close):
         with contextlib.suppress(Exception):  # what was heard stays heard, whatever happens here
@@ -826,14 +832,18 @@ class Verdict(NamedTuple):
 
 
 # A reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure (Cisco's MMP
-# reference). Prose is neither success nor failure.
+# reference). Prose is neither success nor failure. The reply to `webbridge restart` is published
+# nowhere. Cisco's lab guide has this one to `webbridge enable`, the second half of a restart:
+#   SUCCESS: Key and certificate pair match
+#   SUCCESS: certificate verified against CA bundle
+#   SUCCESS: Webbridge enabled
 FAILURE = re.compile(
     rb"FAILURE:|^[ \t]*(?:(?i:failure:|failed:|error:)|ERROR\b|(?P<unknown>Unknown command)\b)",
     re.MULTILINE,
 )
 SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
 SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
-# The first SUCCESS lines are only about certificates. This one is about the Web Bridge.
+# This one is about the Web Bridge. The lines about certificates come before anything restarts.
 RESTART_CONFIRMED = re.compile(  # bounded, so that no text takes long to search
     SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)",
     re.MULTILINE,
@@ -864,7 +874,8 @@ def is_confirmed(answer: Answer) -> bool:
         return True
     if answer.status is None:
         return False
-    # Exit status 0: the whole command ran and did not fail. It may print nothing.
+    # Exit status 0: the whole command ran and did not fail, whatever it calls a restart, even if it
+    # says nothing. Only a line about a half-done restart speaks against it.
     if not answer.text.strip():
         return answer.accepted
     return bool(SUCCESS_LINE.search(answer.text)) and not HALF_DONE.search(answer.text)
@@ -899,7 +910,9 @@ def store_host_key(key: paramiko.PKey, turn: Turn) -> None:
         reason = f"Cannot write to {access.known_hosts_file}: {explain_file(error)}"
         raise Trouble(f"{reason} No password was sent.") from None
     access.known_hosts.add(name, key.get_name(), key)
-    turn.report.say(f"Server {turn.server}: new host key stored: {fingerprint(key)}")
+    stored = f"Server {turn.server}: new host key stored: {fingerprint(key)}"
+    turn.report.log(stored)
+    turn.report.say(stored, even_if_quiet=True)
 
 
 def verify_host_key(key: paramiko.PKey, turn: Turn) -> None:
@@ -920,7 +933,7 @@ def answer_once(password: str) -> Callable[[str, str, list[tuple[str, bool]]], l
     def answer(_title: str, _text: str, questions: list[tuple[str, bool]]) -> list[str]:
         shows_what_is_typed = any(echo for _, echo in questions)  # so it asks for something else
         if shows_what_is_typed or len(questions) > len(unused):
-            raise paramiko.SSHException  # which ends the login, see authenticate
+            raise paramiko.SSHException  # auth_interactive raises it, too, so the login ends
         return [unused.pop() for _ in questions]
 
     return answer
@@ -929,9 +942,9 @@ def answer_once(password: str) -> Callable[[str, str, list[tuple[str, bool]]], l
 def send_password(turn: Turn, transport: paramiko.Transport) -> list[str]:
     """Give the password, and return what the server still wants; raises as paramiko does.
 
-    It goes out as a password. Only if the server then names questions, and no password, as ways to
-    log in, it is the answer to one question. Only this function uses the password. (A server that
-    judges it first and then names only questions, judges it twice. Nobody can tell them apart.)
+    Only this function uses the password. It goes out as a password. If the server then names
+    questions, and no password, as ways to log in, it goes out as the answer to one question. So one
+    that judged it the first time, too, judges it twice. Nobody can tell such a server apart.
     """
     name, password = turn.access.username, turn.access.password
     # paramiko's own fallback would answer every question with it, however many there are.
@@ -1001,7 +1014,7 @@ def receive(channel: paramiko.Channel) -> tuple[bytes, bool]:
 def has_ended(
     channel: paramiko.Channel, output_ended: bool, half_seen_at: float, clock: Clock
 ) -> bool:
-    """Return whether the answer is at its end, of which one half was seen at that time.
+    """Return whether the answer is at its end, whose first half was seen at that time.
 
     The end has two halves, which come in any order: the exit status, and the server's end of file.
     """
@@ -1105,40 +1118,34 @@ class Job:
     report: Report
 
 
-def why_end(job: Job, last_step: Clock, valid_until: datetime.datetime | None) -> str:
+def why_end(last_step: Clock) -> str:
     """Return why no other server may have its turn after the last step, or ""."""
-    if job.stop.signal:
-        return f"Ended by {job.stop.signal.name}."
-    if valid_until and utc_now() > valid_until:
-        return last_step.why_asleep() or "The figures are too old now, so the run ends."
-    return last_step.why_asleep()
+    if last_step.stop.signal:
+        return f"Ended by {last_step.stop.signal.name}."
+    return last_step.why_too_late()
 
 
 def take_turns(
-    servers: Collection[Server],
-    job: Job,
-    pause: float = 0,
-    last_step: Clock | None = None,
-    valid_until: datetime.datetime | None = None,
+    servers: Collection[Server], job: Job, last_step: Clock | None = None, pause: float = 0
 ) -> Iterator[Turn]:
     """Yield a turn for each server, until a signal comes or why_end has another reason.
 
-    Then say which servers were not attempted.
+    Then say which servers were not attempted. The last step is what came before the first turn.
     """
-    waiting, last_step = list(servers), last_step or Clock(job.stop, 0)
-    while waiting and not why_end(job, last_step, valid_until):
+    waiting, last_step = list(servers), last_step or Clock(job.stop, 0)  # no step yet
+    while waiting and not why_end(last_step):
         server = waiting.pop(0)
-        last_step = Clock(job.stop, job.seconds)  # before a line that Ctrl-S can hold
+        # The clock first: Ctrl-S on a terminal can hold the line that follows.
+        last_step = Clock(job.stop, job.seconds, last_step.valid_until)
         job.report.say_on_terminal(f"Waiting for server {server} ...")
         yield Turn(server, job.access, last_step, job.report, Overheard())
-        if waiting and pause and not why_end(job, last_step, valid_until):
-            last_step = Clock(job.stop, pause)
+        if waiting and pause and not why_end(last_step):
+            last_step = Clock(job.stop, pause)  # no figure of --max-active allows a pause
             job.report.say_on_terminal(f"Pausing {pause:g} s before server {waiting[0]} ...")
             last_step.sleep(pause)
     if waiting or job.stop.signal:
         names = ", ".join(server.address for server in waiting) or "none"
-        reason = why_end(job, last_step, valid_until)
-        job.report.log_and_complain(f"{reason} Not attempted: {names}")
+        job.report.log_and_complain(f"{why_end(last_step)} Not attempted: {names}")
 
 
 def try_command(turn: Turn, command: str, judge: Callable[[Answer], Verdict]) -> Verdict:
@@ -1161,12 +1168,10 @@ def tell_verdict(turn: Turn, verdict: Verdict, done: str, verbose: bool) -> None
         turn.report.say(f"  answered: {verdict.reason}")
 
 
-def restart_all(
-    job: Job, last_step: Clock | None = None, valid_until: datetime.datetime | None = None
-) -> bool:
+def restart_all(job: Job, last_step: Clock | None = None) -> bool:
     """Restart the servers, log and print each result; return whether all were restarted."""
     restarted = 0
-    for turn in take_turns(job.servers, job, job.options.pause, last_step, valid_until):
+    for turn in take_turns(job.servers, job, last_step, job.options.pause):
         verdict = try_command(turn, RESTART_COMMAND, judge_restart)
         address = turn.server.address
         if verdict.is_success:
@@ -1264,7 +1269,7 @@ class Counter(NamedTuple):
     sessions: int
     shown: str
     logged: datetime.datetime
-    otherwise: datetime.datetime | None  # if LOG_TIMES_ARE_LOCAL were set the other way
+    has_zone: bool  # False: LOG_TIMES_ARE_LOCAL decided it
 
 
 def with_zone(moment: datetime.datetime, is_local: bool) -> datetime.datetime | None:
@@ -1281,28 +1286,23 @@ def with_zone(moment: datetime.datetime, is_local: bool) -> datetime.datetime | 
         return None
 
 
-def parse_time(
-    found: re.Match[bytes], now: datetime.datetime
-) -> tuple[datetime.datetime, datetime.datetime | None] | None:
-    """Return when a line was logged, and when if LOG_TIMES_ARE_LOCAL were set the other way.
+def parse_time(found: re.Match[bytes], now: datetime.datetime) -> datetime.datetime | None:
+    """Return when a line was logged; None for a date that does not exist.
 
-    None is a date that does not exist. A time without a year is in the year nearest to now.
+    A time without a year is in the year nearest to now.
     """
     text = found["time"].decode().replace("T", " ") + (found["zone"] or b"").decode()
     candidates, layout = [text], "%Y-%m-%d %H:%M:%S" + ("%z" if found["zone"] else "")
     if text[0].isalpha():
         years = range(now.year - 4, now.year + 5)  # so that one of them has a February 29
         candidates, layout = [f"{y} {text}" for y in years], layout.replace("%Y-%m-%d", "%Y %b %d")
-    moments = {}  # by their distance from now
+    moments: list[datetime.datetime] = []
     for candidate in candidates:
         with contextlib.suppress(ValueError):
             moment = datetime.datetime.strptime(candidate, layout)
-            has_zone = moment.tzinfo is not None
-            logged = moment if has_zone else with_zone(moment, LOG_TIMES_ARE_LOCAL)
-            if logged:
-                other = None if has_zone else with_zone(moment, not LOG_TIMES_ARE_LOCAL)
-                moments[abs(logged - now)] = logged, other
-    return moments[min(moments)] if moments else None
+            known = moment if found["zone"] else with_zone(moment, LOG_TIMES_ARE_LOCAL)
+            moments += [known] if known else []
+    return min(moments, key=lambda moment: abs(moment - now), default=None)
 
 
 def lines_from_end(text: bytes) -> Iterator[bytes]:
@@ -1334,7 +1334,7 @@ def parse_log(text: bytes, wanted: Set[Bridge], now: datetime.datetime) -> dict[
                 if was_restarted and bridge == WEB:  # which ended all sessions
                     shown = "0 (restarted since)"
                 sessions = int(re.split("[ /]", shown)[0])
-                counters[bridge] = Counter(sessions, shown, *moment)
+                counters[bridge] = Counter(sessions, shown, moment, bool(found["zone"]))
         if len(counters) == len(wanted):
             break
     return counters
@@ -1416,13 +1416,13 @@ def is_of_now(bridge: Bridge, age: datetime.timedelta) -> bool:
 
 def explain_age(bridge: Bridge, counter: Counter, age: datetime.timedelta) -> str:
     """Return when a counter of the wrong age was logged, and what to do."""
-    is_old, zone, hint = age > datetime.timedelta(0), f"{counter.logged:UTC%z}", ""
-    if counter.otherwise:
+    is_old, zone = age > datetime.timedelta(0), f"{counter.logged:UTC%z}"
+    hint = "" if is_old else " Check both clocks."
+    if not counter.has_zone:
         zone = "taken for this computer's local time" if LOG_TIMES_ARE_LOCAL else "taken for UTC"
-    if counter.otherwise and is_of_now(bridge, age + (counter.logged - counter.otherwise)):
-        hint = f" Set LOG_TIMES_ARE_LOCAL = {not LOG_TIMES_ARE_LOCAL} in {SCRIPT.name}."
-    elif not is_old:
-        hint = " Check both clocks."
+        otherwise = with_zone(counter.logged.replace(tzinfo=None), not LOG_TIMES_ARE_LOCAL)
+        if otherwise and is_of_now(bridge, age + (counter.logged - otherwise)):
+            hint = f" Set LOG_TIMES_ARE_LOCAL = {not LOG_TIMES_ARE_LOCAL} in {SCRIPT.name}."
     fault, when = ("too old", "ago") if is_old else ("of the future", "from now")
     return (
         f"The newest {bridge.name} counter is {fault}: it was logged {format_span(age)} {when}, at "
@@ -1523,30 +1523,25 @@ The leaked sessions are right only if nobody uses the CMA desktop or iOS client.
 In a cluster, only the sum of all servers means something."""
 
 
-def tell_figures(readings: dict[Server, Reading], job: Job, is_asked_for: bool) -> Figures:
-    """Print the table and the sums; return the sums."""
-    figures = sum_up(readings)
-    job.report.say(draw_table(readings), is_asked_for)
-    job.report.say(CAUTIONS)
-    full = explain_full(readings, job, [])
-    if full and is_asked_for:  # else restart_if_needed tells it
-        job.report.say(full, even_if_quiet=True)
-    leaked = plural(figures.leaked, "session")
-    details = f"{figures.web_bridge} Web Bridge, {figures.active} active CMA"
-    job.report.say(f"Leaked: {leaked} ({details}).", is_asked_for)
-    return figures
-
-
 def tell_sessions(job: Job) -> Figures | None:
     """Count, and print what was asked for; return the sums, or None if a figure is missing."""
-    readings = read_logs(job)
+    readings, report = read_logs(job), job.report
     missing = sum(bool(reading.problem) for reading in readings.values())
     if missing:
-        job.report.complain(draw_table(readings))
+        report.complain(draw_table(readings))
         servers = plural(len(readings), "server")
-        job.report.complain(f"Cannot count: {missing} of {servers}, see above.")
+        report.complain(f"Cannot count: {missing} of {servers}, see above.")
         return None
-    return tell_figures(readings, job, is_asked_for=True)
+    report.say(draw_table(readings), even_if_quiet=True)
+    report.say(CAUTIONS)
+    full = explain_full(readings, job, [])
+    if full:
+        report.say(full, even_if_quiet=True)
+    figures = sum_up(readings)
+    leaked = plural(figures.leaked, "session")
+    details = f"{figures.web_bridge} Web Bridge, {figures.active} active CMA"
+    report.say(f"Leaked: {leaked} ({details}).", even_if_quiet=True)
+    return figures
 
 
 def decide(figures: Figures, if_leaked: int | None, max_active: int | None) -> tuple[bool, str]:
@@ -1595,8 +1590,7 @@ def restart_if_needed(job: Job) -> bool:
         words = " | ".join(part for part in parts if part)
         job.report.log_and_complain(f"Nothing was restarted. Cannot count: {words}")
         return False
-    figures = tell_figures(readings, job, is_asked_for=False)
-    is_yes, words = decide(figures, job.options.if_leaked, job.options.max_active)
+    is_yes, words = decide(sum_up(readings), job.options.if_leaked, job.options.max_active)
     words = f"{'Restarting' if is_yes else 'Not restarted'}: {words}"
     full = explain_full(readings, job, job.servers if is_yes else [])
     if full:
@@ -1606,11 +1600,10 @@ def restart_if_needed(job: Job) -> bool:
         job.report.say(words)
     if not is_yes:
         return not full
-    valid_until = None
     if job.options.max_active is not None:
         logged = (r.counters[CALL].logged for r in readings.values() if CALL in r.counters)
-        valid_until = min(logged) + MAX_CALL_BRIDGE_AGE
-    return restart_all(job, counting, valid_until) and not full
+        counting.valid_until = min(logged) + MAX_CALL_BRIDGE_AGE
+    return restart_all(job, counting) and not full
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -1733,7 +1726,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-q",
         "--quiet",
         action="store_true",
-        help="print only failures, and the figures that you asked for",
+        help="print only failures, host keys that were stored, and figures that you asked for",
     )
     amount.add_argument(
         "-v", "--verbose", action="store_true", help="also print what each server answered"

@@ -192,7 +192,7 @@ HOST_KEYS = {  # what the server has, what is known, what is said, and what the 
     "three types, RSA-256 is known": (ALL, [RSA], "", [SHA_1, SHA_512]),
     "three types, RSA-512 is known": (ALL, [RSA], "", [SHA_1, SHA_256]),
     "SHA-1": ([RSA], [RSA], f"{NO_KEY_TYPE}{OLDER}" if NEW else "", [SHA_256, SHA_512]),
-    "a key that no paramiko has": ([DSS], [DSS], NO_KEY_TYPE, []),
+    "a key that no paramiko has": ([DSS], [DSS], f"{NO_KEY_TYPE}{OLDER if NEW else ''}", []),
 }
 
 
