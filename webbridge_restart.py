@@ -503,17 +503,20 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 # ---- The clock: no server holds the run ----------------------------------------------------------
 
 # From here to "Checking" stands what to verify before trusting the script:
-#   Who gets the password?       log_in: connect, verify_host_key, and only then send_password. (A
-#                                new key passes only with --accept-new-host-keys.)
-#   How often?                   once in each login; only connect, before it, is tried again
-#   Who gets the command?        send_command: each server of the run, once
-#   When is it "restarted"?      judge_restart, of what hear_to_end heard to the answer's end
-#   What ends each step?         Clock.call; the wait for an answer: hear_to_end, by the same clock.
-#                                (A blocked disk or terminal: a second Ctrl-C, in Stop.note.)
-#   What stops a restart?        Clock.refuse_if_over, before each step, and why_end between servers
+#   Who gets the password?   log_in: connect, verify_host_key, and only then send_password. (A new
+#                            key passes only with --accept-new-host-keys.)
+#   How often?               once, as a password. As an answer, where the server wants only answers.
+#                            No login is tried again; connect, which comes before it, is.
+#   Who gets the command?    send_command: each server of the run, once
+#   When is it "restarted"?  judge_restart, of what hear_to_end heard to the answer's end. What
+#                            counts as the end, if a half of it is missing, says has_ended.
+#   What ends each step?     Clock.call; and hear_to_end, which looks at the same clock. What else
+#                            calls paramiko, says why it waits for nothing. (A disk or a terminal
+#                            that blocks holds the run until a second Ctrl-C: Stop.note.)
+#   What stops a restart?    Clock.refuse_if_over, before each step, and why_end between servers
 # Elsewhere stand: what is logged (Report.log, escape), the known host keys (read_known_hosts), what
 # is done at all (carry_out), and whether the figures call for it (restart_if_needed). To count,
-# read_log logs in by the same log_in: so a run that counts logs in to a server twice.
+# read_log logs in, too, by log_in. If that fails on one server, no server is restarted.
 
 
 class Stop:
@@ -712,8 +715,9 @@ def shake_hands(transport: paramiko.Transport, turn: Turn, seconds: float) -> pa
 
 def hang_up(transport: paramiko.Transport) -> None:
     """End a connection, so that the server knows it at once."""
-    # None of these steps waits for the server. Transport.close() alone leaves the socket open for
-    # the 0.1 s that its thread still reads, and for good if no handshake began.
+    # No step waits for the server, or for paramiko's thread (Transport.stop_thread). close() alone
+    # leaves the socket open for the 0.1 s that this thread still reads; for good, if no handshake
+    # began.
     shut_down = functools.partial(transport.sock.shutdown, socket.SHUT_RDWR)
     for step in (shut_down, transport.close, transport.sock.close):
         with contextlib.suppress(Exception):  # what was heard stays heard, whatever happens here
@@ -843,7 +847,8 @@ FAILURE = re.compile(
 )
 SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
 SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
-# This one is about the Web Bridge. The lines about certificates come before anything restarts.
+# This one is about the Web Bridge. The lines about certificates come before anything restarts. It
+# counts beside a line that says disabled, too: that may be how the first half of a restart is told.
 RESTART_CONFIRMED = re.compile(  # bounded, so that no text takes long to search
     SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)",
     re.MULTILINE,
@@ -863,6 +868,7 @@ def judge_failure(answer: Answer) -> Verdict | None:
         is_contradicted = bool(answer.status and RESTART_CONFIRMED.search(answer.text))
         return Verdict(False, f"The server answered: {said}", in_doubt=is_contradicted)
     nothing_came = not answer.text.strip() and answer.status is None
+    # A command that runs was replied to before, even if it prints nothing (RFC 4254, section 6.5).
     if nothing_came and not answer.accepted and not answer.cut:
         return Verdict(False, "The server refused to run the command.")
     return None
@@ -874,8 +880,8 @@ def is_confirmed(answer: Answer) -> bool:
         return True
     if answer.status is None:
         return False
-    # Exit status 0: the whole command ran and did not fail, whatever it calls a restart, even if it
-    # says nothing. Only a line about a half-done restart speaks against it.
+    # Exit status 0: the whole command ran and did not fail. It may print nothing. What it prints
+    # must have a SUCCESS line, in whatever words, and none about a half-done restart.
     if not answer.text.strip():
         return answer.accepted
     return bool(SUCCESS_LINE.search(answer.text)) and not HALF_DONE.search(answer.text)
@@ -942,7 +948,7 @@ def answer_once(password: str) -> Callable[[str, str, list[tuple[str, bool]]], l
 def send_password(turn: Turn, transport: paramiko.Transport) -> list[str]:
     """Give the password, and return what the server still wants; raises as paramiko does.
 
-    Only this function uses the password. It goes out as a password. If the server then names
+    Only this function sends the password. It goes out as a password. If the server then names
     questions, and no password, as ways to log in, it goes out as the answer to one question. So one
     that judged it the first time, too, judges it twice. Nobody can tell such a server apart.
     """
@@ -1025,22 +1031,23 @@ def has_ended(
         return True
     if clock.why_asleep():  # what the server sent meanwhile may still be on its way
         return False
+    # Half of the end is missing. Some servers never send it: after some seconds, what came counts
+    # as the whole answer, if the connection lives.
     patience = LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS
     return time.monotonic() > half_seen_at + patience and is_alive(channel.get_transport())
 
 
 def is_lost(channel: paramiko.Channel) -> bool:
     """Return whether the connection broke off before both halves of the end had come."""
-    if not channel.closed or (channel.eof_received and channel.exit_status != -1):
-        return False
-    # paramiko answers a server's close, and a refused command, with its own end of file
-    # (Channel._close_internal). A lost connection gets none, and nothing else here sends one.
-    return not channel.eof_sent
+    has_both = channel.eof_received and channel.exit_status != -1
+    # The server closed the channel or refused the command: paramiko then sent an end of file
+    # (Channel._close_internal). The connection was lost: it sent none. Nothing else here sends one.
+    return channel.closed and not has_both and not channel.eof_sent
 
 
 def hear_to_end(channel: paramiko.Channel, text: bytearray, clock: Clock) -> str:
     """Add what comes to the text; return "" at the answer's end, or why its end was not seen."""
-    channel.settimeout(0)  # paramiko's own waits follow a clock that can be set
+    channel.settimeout(0)  # so recv() waits for nothing: paramiko's waits follow a settable clock
     half_seen_at: float | None = None
     while True:
         # The clock first, and then one more look at what came: a FAILURE that came in time counts.
@@ -1079,7 +1086,8 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
 
 def open_channel(turn: Turn, transport: paramiko.Transport) -> paramiko.Channel:
     """Return a channel for one command; raises Trouble."""
-    # recv() sends, and so may block, after a tenth of the window: receive() takes less than that.
+    # recv() sends, and so may block, once it took a tenth of the window. All that hear_to_end takes
+    # of an answer, at most two times MAX_ANSWER_BYTES, is less.
     open_session = functools.partial(transport.open_session, window_size=32 * MAX_ANSWER_BYTES)
     try:
         channel = turn.clock.call("opening a session", open_session)
@@ -1088,7 +1096,7 @@ def open_channel(turn: Turn, transport: paramiko.Transport) -> paramiko.Channel:
         raise Trouble(f"{reason} Too many sessions may be open.") from None
     except CONNECTION_ERRORS:
         raise Trouble("The connection broke off while opening a session.") from None
-    channel.set_combine_stderr(True)
+    channel.set_combine_stderr(True)  # waits for nothing
     return channel
 
 
