@@ -24,8 +24,8 @@ Exit status:
   0    every server was restarted (or is ready, or was counted), or the
        conditions did not call for a restart
   1    at least one server failed or could not be counted, the conditions left
-       a full Web Bridge as it is, the computer slept so that the run ended, or
-       a line of the log was lost
+       a full Web Bridge as it is, the computer slept or the figures grew too
+       old, so that the run ended, or a line of the log was lost
   2    the set-up is wrong, and nothing was attempted
   130, 143, 129, 149   ended by Ctrl-C, SIGTERM, a closed terminal, Ctrl-Break
 """
