@@ -99,7 +99,7 @@ TRY_SHARE = 0.3  # of the seconds per server, for each step of a try to connect:
 SECONDS_BETWEEN_TRIES = 2.0
 LATE_OUTPUT_SECONDS = 2.0  # output may come this long after the exit status
 LATE_STATUS_SECONDS = 10.0  # the exit status may come this long after the end of the output
-LOSS_SECONDS = 0.5  # paramiko notices within this time that a connection is gone
+LOSS_SECONDS = 0.5  # paramiko notices within this time that a connection was closed or reset
 NEVER = 1e6  # seconds, for paramiko's own limits
 TICK = 0.005  # seconds between two looks at the clock
 MAX_ANSWER_BYTES = 1 << 20  # no command of an MMP prints so much
@@ -470,7 +470,7 @@ def add_known_host(known: paramiko.HostKeys, fields: list[str]) -> None:
         raise ValueError(names)  # a line that forbids a key, for example
     entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{names} {key_type} {base64}")
     if entry is None:
-        return  # a type of key that paramiko lacks
+        return  # a type of key that paramiko lacks: as if the line were not there
     if entry.key.get_base64() != base64:
         raise ValueError(base64)  # cut short
     for name in entry.hostnames:
@@ -505,14 +505,14 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 # From here to "Checking" stands what to verify before trusting the script:
 #   Who gets the password?   log_in: connect, verify_host_key, and only then send_password. (A new
 #                            key passes only with --accept-new-host-keys.)
-#   How often?               once, as a password. As an answer, where the server wants only answers.
-#                            No login is tried again; connect, which comes before it, is.
+#   How often?               once, as a password; and once more, as the answer to one question, if
+#                            the server then wants that and no password. No login is tried again.
 #   Who gets the command?    send_command: each server of the run, once
 #   When is it "restarted"?  judge_restart, of what hear_to_end heard to the answer's end. What
 #                            counts as the end, if a half of it is missing, says has_ended.
-#   What ends each step?     Clock.call; and hear_to_end, which looks at the same clock. What else
-#                            calls paramiko, says why it waits for nothing. (A disk or a terminal
-#                            that blocks holds the run until a second Ctrl-C: Stop.note.)
+#   What ends each step?     Clock.call; and hear_to_end, which looks at the same clock. All other
+#                            calls of paramiko wait for nothing. (A disk or a terminal that blocks
+#                            holds the run until a second Ctrl-C: Stop.note.)
 #   What stops a restart?    Clock.refuse_if_over, before each step, and why_end between servers
 # Elsewhere stand: what is logged (Report.log, escape), the known host keys (read_known_hosts), what
 # is done at all (carry_out), and whether the figures call for it (restart_if_needed). To count,
@@ -597,8 +597,8 @@ class Clock:
     def call(self, doing: str, function: Callable[[], T]) -> T:
         """Return what the function returns; raises what it raises, or Trouble at a cut-off.
 
-        The function is one blocking call, in a thread of its own that goes on to nothing else. So
-        a call that never returns holds nothing up, and what one returns too late is dropped.
+        The function is one step, in a thread of its own. If it never returns, it holds nothing up.
+        If it returns too late, what it returns is dropped, and no other step follows it.
         """
         self.refuse_if_over(doing)
         future = in_thread(function)
@@ -631,7 +631,7 @@ class Turn(NamedTuple):
     overheard: Overheard
 
 
-# ---- Reaching a server, before anything is sent to it --------------------------------------------
+# ---- Reaching a server: no password yet, and no command ------------------------------------------
 
 # RSA keys have one name in a known-hosts file, but sign under three (RFC 8332, section 3).
 KNOWN_NAMES = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}
@@ -811,6 +811,19 @@ def explain_refusal(turn: Turn) -> str:
 
 # ---- Judging an answer ---------------------------------------------------------------------------
 
+# What the answer to the restart command means. The first of these that is true counts:
+#   a FAILURE line, an exit status above 0, or no reply and nothing else  failed
+#   its end was not seen                                                  failed, in doubt
+#   a SUCCESS line that names the restarted Web Bridge                    restarted
+#   exit status 0, SUCCESS lines, and none about a half-done restart      restarted
+#   exit status 0, no text at all, and the server accepted the command    restarted
+#   anything else                                                         failed, in doubt
+# The reply to `webbridge restart` is published nowhere. Cisco's lab guide has this one to
+# `webbridge enable`, which is the second half of a restart. The first lines tell of certificates:
+#   SUCCESS: Key and certificate pair match
+#   SUCCESS: certificate verified against CA bundle
+#   SUCCESS: Webbridge enabled
+
 DOUBT = "The restart may or may not have happened: check the Web Bridge before you run this again."
 
 
@@ -820,7 +833,7 @@ class Answer(NamedTuple):
     text: bytes
     status: int | None  # the exit status, None if none came
     accepted: bool  # whether the server replied that it runs the command
-    cut: str  # why the answer's end was not seen, or ""
+    cut: str  # why its end was not seen, or why it is no answer, or ""
 
 
 class Verdict(NamedTuple):
@@ -835,23 +848,16 @@ class Verdict(NamedTuple):
         return f"{sentence(self.reason)} {DOUBT}" if self.in_doubt else self.reason
 
 
-# A reply is lines that begin SUCCESS: or FAILURE:, and one FAILURE line means failure (Cisco's MMP
-# reference). Prose is neither success nor failure. The reply to `webbridge restart` is published
-# nowhere. Cisco's lab guide has this one to `webbridge enable`, the second half of a restart:
-#   SUCCESS: Key and certificate pair match
-#   SUCCESS: certificate verified against CA bundle
-#   SUCCESS: Webbridge enabled
+# One FAILURE line means failure, whatever else is said (Cisco's MMP reference).
 FAILURE = re.compile(
     rb"FAILURE:|^[ \t]*(?:(?i:failure:|failed:|error:)|ERROR\b|(?P<unknown>Unknown command)\b)",
     re.MULTILINE,
 )
 SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
 SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
-# This one is about the Web Bridge. The lines about certificates come before anything restarts. It
-# counts beside a line that says disabled, too: that may be how the first half of a restart is told.
-RESTART_CONFIRMED = re.compile(  # bounded, so that no text takes long to search
-    SUCCESS + rb"[^\n]{0,99}(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)",
-    re.MULTILINE,
+# It counts beside a line that says disabled, which may be how the first half of a restart is told.
+RESTART_CONFIRMED = re.compile(
+    SUCCESS + rb"[^\n]*(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)", re.MULTILINE
 )
 HALF_DONE = re.compile(SUCCESS + rb"[^\n]*(?i:not|disabled|stopped|failed)\b", re.MULTILINE)
 
@@ -880,8 +886,8 @@ def is_confirmed(answer: Answer) -> bool:
         return True
     if answer.status is None:
         return False
-    # Exit status 0: the whole command ran and did not fail. It may print nothing. What it prints
-    # must have a SUCCESS line, in whatever words, and none about a half-done restart.
+    # Exit status 0 vouches that the whole command ran, so it may say anything of a success, or
+    # nothing.
     if not answer.text.strip():
         return answer.accepted
     return bool(SUCCESS_LINE.search(answer.text)) and not HALF_DONE.search(answer.text)
@@ -958,7 +964,7 @@ def send_password(turn: Turn, transport: paramiko.Transport) -> list[str]:
     as_answer = functools.partial(transport.auth_interactive, name, answer_once(password))
     try:
         return turn.clock.call("logging in", as_password)
-    except paramiko.BadAuthenticationType as error:
+    except paramiko.BadAuthenticationType as error:  # it names ways to log in, and no password
         if "keyboard-interactive" not in error.allowed_types:
             raise
     return turn.clock.call("logging in", as_answer)
@@ -1002,8 +1008,8 @@ def log_in(turn: Turn) -> Iterator[paramiko.Transport]:
 
 
 def is_alive(transport: paramiko.Transport) -> bool:
-    """Return whether the connection lives; paramiko's thread ends a moment after it."""
-    for _ in range(2):  # a suspension of this process can take one of the two waits, not both
+    """Return whether the connection lives: neither closed nor reset, as far as paramiko knows."""
+    for _ in range(2):  # if this process was suspended in one wait, the other gives paramiko time
         transport.join(LOSS_SECONDS)
     return transport.is_active()
 
@@ -1023,6 +1029,7 @@ def has_ended(
     """Return whether the answer is at its end, whose first half was seen at that time.
 
     The end has two halves, which come in any order: the exit status, and the server's end of file.
+    A channel that is closed is at its end, whatever is missing.
     """
     has_status = channel.exit_status != -1
     if output_ended and channel.eof_received and has_status:
@@ -1031,8 +1038,8 @@ def has_ended(
         return True
     if clock.why_asleep():  # what the server sent meanwhile may still be on its way
         return False
-    # Half of the end is missing. Some servers never send it: after some seconds, what came counts
-    # as the whole answer, if the connection lives.
+    # Half of the end is missing. Some servers never send it: some seconds after the other half,
+    # what came counts as the whole answer, if the connection lives.
     patience = LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS
     return time.monotonic() > half_seen_at + patience and is_alive(channel.get_transport())
 
@@ -1140,7 +1147,7 @@ def take_turns(
 
     Then say which servers were not attempted. The last step is what came before the first turn.
     """
-    waiting, last_step = list(servers), last_step or Clock(job.stop, 0)  # no step yet
+    waiting, last_step = list(servers), last_step or Clock(job.stop, 0)  # which began now
     while waiting and not why_end(last_step):
         server = waiting.pop(0)
         # The clock first: Ctrl-S on a terminal can hold the line that follows.
