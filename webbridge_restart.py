@@ -396,12 +396,11 @@ def refuse_if_others_can_read(path: Path) -> None:
     """
     if os.name != "posix":
         return
-    status = path.stat()
-    is_own = status.st_uid == os.geteuid()
-    if status.st_mode & (0o077 if is_own else 0o007):
+    status, account = path.stat(), os.geteuid()
+    if status.st_mode & (0o077 if status.st_uid == account else 0o007):
         close = command_line("chmod", "go-rwx", path)
-        if not is_own:
-            close = f"{command_line('sudo', 'chown', os.geteuid(), path)} && sudo {close}"
+        if account not in (status.st_uid, 0):  # it could not read the file any more
+            close = f"{command_line('sudo', 'chown', account, path)} && sudo {close}"
         raise Trouble(f"Others can read the password in {path}. Run: {close}")
 
 
@@ -569,7 +568,8 @@ class Clock:
 
         The wall clock tells it: on Linux, the other one stands still while a computer sleeps.
         """
-        beyond = time.time() - self.began_by_wall_clock - self.seconds
+        elapsed = time.time() - self.began_by_wall_clock  # below 0 if the clock was set back
+        beyond = max(elapsed - self.seconds, -elapsed)
         if beyond <= SECONDS_ASLEEP:
             return ""
         span = format_span(datetime.timedelta(seconds=beyond))
@@ -814,7 +814,8 @@ def explain_refusal(turn: Turn) -> str:
 # What the answer to the restart command means. The first of these that is true counts:
 #   a FAILURE line, an exit status above 0, or no reply and nothing else  failed
 #   its end was not seen                                                  failed, in doubt
-#   a SUCCESS line that names the restarted Web Bridge                    restarted
+#   a SUCCESS line that names the restarted Web Bridge, and then no
+#   SUCCESS line about a half-done restart                                restarted
 #   exit status 0, SUCCESS lines, and none about a half-done restart      restarted
 #   exit status 0, no text at all, and the server accepted the command    restarted
 #   anything else                                                         failed, in doubt
@@ -855,7 +856,7 @@ FAILURE = re.compile(
 )
 SUCCESS = rb"^[ \t]*SUCCESS:"  # what begins a line of success
 SUCCESS_LINE = re.compile(SUCCESS, re.MULTILINE)
-# It counts beside a line that says disabled, which may be how the first half of a restart is told.
+# It counts behind a line that says disabled, which may be how the first half of a restart is told.
 RESTART_CONFIRMED = re.compile(
     SUCCESS + rb"[^\n]*(?i:web ?bridge (?:is |was )?(?:enabled|restarted|started)\b)", re.MULTILINE
 )
@@ -882,8 +883,9 @@ def judge_failure(answer: Answer) -> Verdict | None:
 
 def is_confirmed(answer: Answer) -> bool:
     """Return whether an answer that came to its end, without a failure, confirms the restart."""
-    if RESTART_CONFIRMED.search(answer.text):
-        return True
+    confirmed = RESTART_CONFIRMED.search(answer.text)
+    if confirmed:
+        return not HALF_DONE.search(answer.text, confirmed.end())
     if answer.status is None:
         return False
     # Exit status 0 vouches that the whole command ran, so it may say anything of a success, or
@@ -915,6 +917,7 @@ def judge_restart(answer: Answer) -> Verdict:
 def store_host_key(key: paramiko.PKey, turn: Turn) -> None:
     """Store a new host key, so that it is known from now on, and tell it; raises Trouble."""
     access, name = turn.access, turn.server.known_as
+    turn.clock.refuse_if_over("connecting")
     try:
         access.known_hosts_file.touch(mode=0o600)  # if it is new: whatever the umask is
         append(access.known_hosts_file, f"{name} {key.get_name()} {key.get_base64()}\n")
@@ -1052,7 +1055,9 @@ def is_lost(channel: paramiko.Channel) -> bool:
     return channel.closed and not has_both and not channel.eof_sent
 
 
-def hear_to_end(channel: paramiko.Channel, text: bytearray, clock: Clock) -> str:
+def hear_to_end(
+    channel: paramiko.Channel, sending: Future[None], text: bytearray, clock: Clock
+) -> str:
     """Add what comes to the text; return "" at the answer's end, or why its end was not seen."""
     channel.settimeout(0)  # so recv() waits for nothing: paramiko's waits follow a settable clock
     half_seen_at: float | None = None
@@ -1069,6 +1074,9 @@ def hear_to_end(channel: paramiko.Channel, text: bytearray, clock: Clock) -> str
             if ended and not channel.recv_ready():  # else more came meanwhile
                 broke_off = "The connection broke off before the end of the answer."
                 return broke_off if is_lost(channel) else ""
+        elif not text and not sending.done():
+            # It may not be sent yet: paramiko sends nothing while the server changes session keys.
+            why_over = why_over or clock.why_too_late()
         if why_over:
             return why_over
         if not piece:
@@ -1079,7 +1087,7 @@ def hear(channel: paramiko.Channel, sending: Future[None], clock: Clock) -> Answ
     """Return the answer to the command that was sent, or is still being sent."""
     text = bytearray()
     try:
-        cut = hear_to_end(channel, text, clock)
+        cut = hear_to_end(channel, sending, text, clock)
     except Exception as error:  # nobody foresaw it, and the command may have been sent
         cut = explain_error(error)
     if not cut:
@@ -1429,15 +1437,20 @@ def is_of_now(bridge: Bridge, age: datetime.timedelta) -> bool:
     return -MAX_AHEAD <= age <= max_age
 
 
-def explain_age(bridge: Bridge, counter: Counter, age: datetime.timedelta) -> str:
+def explain_age(bridge: Bridge, reading: Reading) -> str:
     """Return when a counter of the wrong age was logged, and what to do."""
+    counter, age = reading.counters[bridge], reading.ages[bridge]
     is_old, zone = age > datetime.timedelta(0), f"{counter.logged:UTC%z}"
     hint = "" if is_old else " Check both clocks."
     if not counter.has_zone:
         zone = "taken for this computer's local time" if LOG_TIMES_ARE_LOCAL else "taken for UTC"
         otherwise = with_zone(counter.logged.replace(tzinfo=None), not LOG_TIMES_ARE_LOCAL)
-        if otherwise and is_of_now(bridge, age + (counter.logged - otherwise)):
-            hint = f" Set LOG_TIMES_ARE_LOCAL = {not LOG_TIMES_ARE_LOCAL} in {SCRIPT.name}."
+        fits = otherwise and is_of_now(bridge, age + (counter.logged - otherwise))
+        # A Call Bridge counter of now, in the same log, shows that the setting is right.
+        if fits and not (CALL in reading.ages and is_of_now(CALL, reading.ages[CALL])):
+            log = "UTC" if LOG_TIMES_ARE_LOCAL else "this computer's local time"
+            setting = f"LOG_TIMES_ARE_LOCAL = {not LOG_TIMES_ARE_LOCAL} in {SCRIPT.name}"
+            hint = f"{hint} If that server logs in {log}, set {setting}."
     fault, when = ("too old", "ago") if is_old else ("of the future", "from now")
     return (
         f"The newest {bridge.name} counter is {fault}: it was logged {format_span(age)} {when}, at "
@@ -1454,7 +1467,7 @@ def why_unfit(reading: Reading, wanted: Set[Bridge]) -> str:
             example = f"such a line has: {bridge.example}"
             return f"No {bridge.name} counter in {searched} ({example}).{hint}"
         if bridge in wanted and not is_of_now(bridge, reading.ages[bridge]):
-            return explain_age(bridge, reading.counters[bridge], reading.ages[bridge])
+            return explain_age(bridge, reading)
     return ""
 
 

@@ -283,10 +283,17 @@ def patch() -> Iterator[MonkeyPatch]:
 FOR_UTC, LOCAL = " (taken for UTC).", " (taken for this computer's local time)."
 OTHER = " (UTC+0200)."
 CHECK = f"{FOR_UTC} Check both clocks."
-SET = f"{FOR_UTC} Set LOG_TIMES_ARE_LOCAL = True in webbridge_restart.py."
-UNSET = f"{LOCAL} Set LOG_TIMES_ARE_LOCAL = False in webbridge_restart.py."
+IF_LOCAL = (
+    " If that server logs in this computer's local time, set LOG_TIMES_ARE_LOCAL = True in "
+    "webbridge_restart.py."
+)
+SET = f"{FOR_UTC}{IF_LOCAL}"
+BOTH_HINTS = f"{CHECK}{IF_LOCAL}"
+UNSET = (
+    f"{LOCAL} If that server logs in UTC, set LOG_TIMES_ARE_LOCAL = False in webbridge_restart.py."
+)
 # The zones, now in UTC, the counter, its time, and if it does not count, what is told. The other
-# counter is fresh.
+# counter is fresh, but where the other setting is named.
 AGES = {
     "limit": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:01:00", "", ""),
     "old": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:00:59", "15 min ago", FOR_UTC),
@@ -313,9 +320,17 @@ AGES = {
     "first 2": (NEW_YORK, "2026-11-01T05:32", CALL, "Nov  1 01:30:00", "", ""),
     "again": (BERLIN, "2026-10-25T01:32", CALL, "Oct 25 02:30:00", "62 min ago", LOCAL),
     "behind": (BERLIN, "2026-10-25T02:05", CALL, "Oct 25 03:00:00", "", ""),
-    # The other setting is named only where it helps
+    # The other setting is named only where it helps, and where nothing shows that this one is right
+    "is old": (UTC_THERE, "2026-12-20T02:16", WEB, "Dec 19 01:15:00", "25 hours ago", FOR_UTC),
     "is local": (UTC_THERE, "2026-12-20T02:16", CALL, "Dec 19 21:15:00", "5 hours ago", SET),
-    "is local 2": (UTC_HERE, "2026-06-20T19:16", WEB, "Jun 20 21:15:00", "119 min from now", SET),
+    "is local 2": (
+        UTC_HERE,
+        "2026-06-20T19:16",
+        WEB,
+        "Jun 20 21:15:00",
+        "119 min from now",
+        BOTH_HINTS,
+    ),
     "is UTC": (BERLIN, "2026-06-20T21:16", CALL, "Jun 20 21:15:00", "2 hours ago", UNSET),
     "neither": (UTC_HERE, "2026-06-20T19:16", CALL, "Jun 20 22:00:00", "2 hours from now", CHECK),
 }
@@ -333,7 +348,7 @@ def test_ages(remote: Remote, patch: MonkeyPatch, row: Any) -> None:
         time.tzset()
         patch.setattr(webbridge_restart, "LOG_TIMES_ARE_LOCAL", is_local)
     times = dict.fromkeys(BOTH, f"{utc(now) - MINUTE:%Y-%m-%d %H:%M:%S}Z")
-    times[bridge] = stamp
+    times = dict.fromkeys(BOTH, stamp) if "LOG_TIMES" in end else {**times, bridge: stamp}
     mmp = remote.at("10.48.79.194", text=(web(9, times[WEB]) + call(0, 9, times[CALL])).encode())
     ran = remote.run(*IF)
     (first, *others) = ran.log

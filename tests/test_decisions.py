@@ -96,7 +96,7 @@ def row(reason: str, received: str, *options: str, end: str = "", **state: Any) 
     return state, reason, received, options, end
 
 
-SHORT, LONG, PAUSE = slept("1 min"), slept("7 hours"), "--pause=9"
+SHORT, LONG, BACK, PAUSE = slept("1 min"), slept("7 hours"), slept("60 min"), "--pause=9"
 DIALS, LOOKS = "connect, connect, connect", f"{LOOK}, {LOOK}, {LOOK}"
 ROWS = {
     # What can pass is tried three times, while there is time for a whole try.
@@ -186,6 +186,14 @@ ROWS = {
     # An answer is heard to its end.
     "asleep in answer": row("", RESTARTED, PAUSE, end=LONG, answer=[HOURS, *WHOLE]),
     "answer, not too long": row("", RESTARTED, PAUSE, answer=[JUST, *WHOLE]),
+    "asleep before it": row(
+        f"{LONG} {DOUBT}", RESTARTED, PAUSE, end=LONG, exec=["hangs"], answer=[HOURS, 1.0, *WHOLE]
+    ),
+    "asleep in answer, no reply": row(
+        "", RESTARTED, PAUSE, end=LONG, exec=["hangs"], answer=[A_LINE, HOURS, *WHOLE]
+    ),
+    "clock set back": row(BACK, LOGGED_IN, PAUSE, end=BACK, session=[Asleep(-3600.0)]),
+    "clock set back a little": row("", RESTARTED, PAUSE, session=[Asleep(-59.9)]),
     "both in answer": row(NO_END_OF_A, RESTARTED, PAUSE, end=LONG, answer=[A_LINE, ON_WINDOWS]),
     "late failure": row(FAILURE, RESTARTED, PAUSE, end=LONG, answer=LATE_FAILURE),
     "asleep in end": row("", RESTARTED, PAUSE, end=LONG, **{"hang up": [HOURS]}),
@@ -240,6 +248,12 @@ def test_new_key_is_stored_and_then_required(remote: Remote) -> None:
     assert (mmp.received, other.received) == (f"{READ}, {RESTARTED}", f"{READ}, {LOOK}")
     lines = [f"{each} ssh-ed25519 {KEY.get_base64()}" for each in (A, B)]
     assert remote.known_hosts.read_text().splitlines() == ["# mine", *lines]
+
+
+def test_new_key_is_not_stored_after_the_end(remote: Remote) -> None:
+    mmp = remote.at(A, known=[], handshake=[HOURS])
+    assert (remote.run(ACCEPT).log, mmp.received) == (failed(mmp, LONG), LOOK)
+    assert remote.known_hosts.read_text() == ""
 
 
 def test_new_key_that_cannot_be_stored_gets_no_password(remote: Remote, tmp_path: Path) -> None:

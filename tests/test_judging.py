@@ -66,6 +66,7 @@ IN_DOUBT = [
     came(b"", 0, accepted=False),
     *(came(CERTIFICATES + b"SUCCESS: Webbridge " + end, 0) for end in HALF_WAY),
     *(came(CERTIFICATES + b"SUCCESS: Webbridge " + end, None) for end in HALF_WAY),
+    *(came(ENABLED + b"SUCCESS: Webbridge disabled\n", status) for status in (0, None)),
     came(b"SUCCESS: Webbridge unrestarted\nSUCCESS: Webbridge startedness\n", None),
     came(b"Webbridge enabled\nno SUCCESS: Webbridge enabled\n", None),
     came(b"not enabled\nCommand not permitted\nNo error: a\nsuccess: a\nSUCCES", 0),

@@ -319,6 +319,15 @@ def test_known_hosts_as_ssh_and_editors_write_them(remote: Remote, known_hosts: 
         assert ("password" in mmp.received) == (not sentence)
 
 
+@mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can")
+def test_root_leaves_a_password_file_to_its_owner(start: Start, tmp_path: Path) -> None:
+    file = private_file(tmp_path / "pw", b"")
+    os.chown(file, 1234, 0)
+    file.chmod(0o604)
+    told = OTHERS.format(file, quoted=shlex.quote(str(file)))
+    assert start("--password-file", str(file))[:3] == (2, "", f"{told}\n")
+
+
 @POSIX
 def test_new_file_of_host_keys_is_private(remote: Remote, tmp_path: Path) -> None:
     mmp, file = remote.at(HOST), tmp_path / "new"
