@@ -168,6 +168,7 @@ ROWS = {
     "login hangs": row(OVER.format("logging in"), SENT, login=["hangs"]),
     "command hangs": row(f"{NO_END} {DOUBT}", RESTARTED, exec=["hangs"], answer=[]),
     "all time for the key": row(OVER.format("logging in"), LOOK, handshake=[60.0]),
+    "nearly all time": row("", RESTARTED, session=[59.5]),
     "all time for the session": row(NO_SESSION_IN_TIME, LOGGED_IN, session=[60.0]),
     # What nobody foresaw leaves the restart in doubt only where the command may have been sent.
     "odd in the handshake": row(UNFORESEEN, LOOK, handshake=[ODD]),
