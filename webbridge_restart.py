@@ -507,11 +507,11 @@ def read_known_hosts(path: Path) -> paramiko.HostKeys:
 #   How often?               once, as a password; and once more, as the answer to one question, if
 #                            the server then wants that and no password. No login is tried again.
 #   Who gets the command?    send_command: each server of the run, once
-#   When is it "restarted"?  judge_restart, of what hear_to_end heard to the answer's end. What
-#                            counts as the end, if a half of it is missing, says has_ended.
+#   When is it "restarted"?  judge_restart, of what hear_to_end heard to the answer's end: has_ended
+#                            says what counts as the end, and is_lost when a closed channel is none
 #   What ends each step?     Clock.call; and hear_to_end, which looks at the same clock. All other
-#                            calls of paramiko wait for nothing. (A disk or a terminal that blocks
-#                            holds the run until a second Ctrl-C: Stop.note.)
+#                            calls of paramiko wait for nothing; is_alive, for a second. (A disk or
+#                            a terminal that blocks holds the run until a second Ctrl-C: Stop.note.)
 #   What stops a restart?    Clock.refuse_if_over, before each step, and why_end between servers
 # Elsewhere stand: what is logged (Report.log, escape), the known host keys (read_known_hosts), what
 # is done at all (carry_out), and whether the figures call for it (restart_if_needed). To count,
@@ -812,13 +812,13 @@ def explain_refusal(turn: Turn) -> str:
 # ---- Judging an answer ---------------------------------------------------------------------------
 
 # What the answer to the restart command means. The first of these that is true counts:
-#   a FAILURE line, an exit status above 0, or no reply and nothing else  failed
-#   its end was not seen                                                  failed, in doubt
-#   a SUCCESS line that names the restarted Web Bridge, and then no
-#   SUCCESS line about a half-done restart                                restarted
-#   exit status 0, SUCCESS lines, and none about a half-done restart      restarted
-#   exit status 0, no text at all, and the server accepted the command    restarted
-#   anything else                                                         failed, in doubt
+#   a line of failure (FAILURE), an exit status above 0, or the command refused   failed
+#   its end was not seen, or nothing came, not even the reply to the request      failed, in doubt
+#   a SUCCESS line that says enabled, restarted or started of the Web Bridge,
+#   and after the first such line none about a half-done restart                  restarted
+#   exit status 0, SUCCESS lines, and none about a half-done restart (HALF_DONE)  restarted
+#   exit status 0, no text at all, and the server accepted the command            restarted
+#   anything else                                                                 failed, in doubt
 # The reply to `webbridge restart` is published nowhere. Cisco's lab guide has this one to
 # `webbridge enable`, which is the second half of a restart. The first lines tell of certificates:
 #   SUCCESS: Key and certificate pair match
@@ -1032,7 +1032,7 @@ def has_ended(
     """Return whether the answer is at its end, whose first half was seen at that time.
 
     The end has two halves, which come in any order: the exit status, and the server's end of file.
-    A channel that is closed is at its end, whatever is missing.
+    On a channel that is closed nothing more can come. Whether that is the end, says is_lost.
     """
     has_status = channel.exit_status != -1
     if output_ended and channel.eof_received and has_status:
@@ -1041,8 +1041,8 @@ def has_ended(
         return True
     if clock.why_asleep():  # what the server sent meanwhile may still be on its way
         return False
-    # Half of the end is missing. Some servers never send it: some seconds after the other half,
-    # what came counts as the whole answer, if the connection lives.
+    # Half of the end is missing. Some servers never send it: some seconds after the other half (not
+    # after the last output), what came counts as the whole answer, if the connection lives.
     patience = LATE_OUTPUT_SECONDS if has_status else LATE_STATUS_SECONDS
     return time.monotonic() > half_seen_at + patience and is_alive(channel.get_transport())
 
@@ -1116,7 +1116,7 @@ def open_channel(turn: Turn, transport: paramiko.Transport) -> paramiko.Channel:
 
 
 def send_command(turn: Turn, command: str) -> Answer:
-    """Log in, send the command, once, and return the answer; raises if it was not sent."""
+    """Log in, send the command, once, and return the answer; raises if it was surely not sent."""
     with log_in(turn) as transport:
         channel = open_channel(turn, transport)
         turn.clock.refuse_if_over("opening a session")
