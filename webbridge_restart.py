@@ -17,8 +17,8 @@ with the Python of its virtual environment (on Windows: .venv\Scripts\python):
   .venv/bin/python webbridge_restart.py 2           restart only server 2
   .venv/bin/python webbridge_restart.py --sessions  count the leaked sessions
   .venv/bin/python webbridge_restart.py --if-leaked 20 --max-active 0
-                         restart only if it is needed, and if nobody was in a
-                         meeting when that was last logged (at most 15 min ago)
+                         restart only if it is needed, and if no session was
+                         active when that was last logged (at most 15 min ago)
 
 Exit status:
   0    every server was restarted (or is ready, or was counted), or the
@@ -49,7 +49,6 @@ import shlex
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -683,7 +682,7 @@ def dial(server: Server, seconds: float) -> socket.socket:
     raise Transient(reason)
 
 
-def explain_incompatible(transport: paramiko.Transport, turn: Turn, said: str) -> str:
+def explain_incompatible(transport: paramiko.Transport, said: str) -> str:
     """Return why the server and paramiko have no language in common, and what to do."""
     if not transport.remote_version.startswith(("SSH-2.0-", "SSH-1.99-")):  # RFC 4253, section 5.1
         offer = sentence(one_line(transport.remote_version))
@@ -704,7 +703,7 @@ def shake_hands(transport: paramiko.Transport, turn: Turn, seconds: float) -> pa
         transport.start_client(timeout=seconds)
         return transport.get_remote_server_key()  # raises SSHException if the time ran out
     except paramiko.ssh_exception.IncompatiblePeer as error:
-        raise Trouble(explain_incompatible(transport, turn, one_line(str(error)))) from None
+        raise Trouble(explain_incompatible(transport, one_line(str(error)))) from None
     except CONNECTION_ERRORS as error:
         reason = f"No usable SSH answer from {place}: {sentence(one_line(str(error)))}"
         if transport.is_active():
@@ -1428,7 +1427,7 @@ class Reading(NamedTuple):
 
     counters: dict[Bridge, Counter]
     ages: dict[Bridge, datetime.timedelta]  # by this computer's clock, when all logs were read
-    problem: str  # why it does not count, or ""
+    problem: str = ""  # why it does not count
 
 
 def is_of_now(bridge: Bridge, age: datetime.timedelta) -> bool:
@@ -1441,7 +1440,9 @@ def explain_age(bridge: Bridge, reading: Reading) -> str:
     """Return when a counter of the wrong age was logged, and what to do."""
     counter, age = reading.counters[bridge], reading.ages[bridge]
     is_old, zone = age > datetime.timedelta(0), f"{counter.logged:UTC%z}"
-    hint = "" if is_old else " Check both clocks."
+    hint = (
+        f" Check that the {bridge.name} runs, and both clocks." if is_old else " Check both clocks."
+    )
     if not counter.has_zone:
         zone = "taken for this computer's local time" if LOG_TIMES_ARE_LOCAL else "taken for UTC"
         otherwise = with_zone(counter.logged.replace(tzinfo=None), not LOG_TIMES_ARE_LOCAL)
@@ -1479,20 +1480,19 @@ def is_full(reading: Reading) -> bool:
 
 def read_logs(job: Job) -> dict[Server, Reading]:
     """Return what the logs of all servers say, and why a server does not count."""
-    readings = {
-        server: Reading({}, {}, "The run ended before its turn.") for server in job.counters
-    }
+    found: dict[Server, dict[Bridge, Counter]] = {}
+    problems = dict.fromkeys(job.counters, "The run ended before its turn.")
     for turn in take_turns(job.counters, job):
         try:
-            reading = Reading(read_log(turn, job.counters[turn.server]), {}, "")
+            found[turn.server] = read_log(turn, job.counters[turn.server])
         except Exception as error:  # one server's trouble of any kind must not stop the others
-            reading = Reading({}, {}, explain_error(error))
-        readings[turn.server] = reading
-    now = utc_now()
-    for server, (counters, _, problem) in readings.items():
+            problems[turn.server] = explain_error(error)
+    now, readings = utc_now(), {}
+    for server, wanted in job.counters.items():
+        counters = found.get(server, {})
         ages = {bridge: now - counter.logged for bridge, counter in counters.items()}
-        reading = Reading(counters, ages, problem)
-        problem = problem or why_unfit(reading, job.counters[server])
+        reading = Reading(counters, ages)
+        problem = why_unfit(reading, wanted) if server in found else problems[server]
         readings[server] = reading._replace(problem=problem)
     return readings
 
@@ -1540,7 +1540,7 @@ def explain_full(readings: dict[Server, Reading], job: Job, restarted: Sequence[
     names = [f"server {each} {format_span(readings[each].ages[WEB])} ago" for each in full]
     return (
         f"FULL: {', '.join(names)}. At {HARD_LIMIT} sessions a Web Bridge accepts no more, so "
-        "nobody else can join there. To restart it now, which ends its meetings: "
+        "nobody else can join there. To restart it now, which ends its WebRTC sessions: "
         f"{job.access.command(*(server.number for server in full))}"
     )
 
@@ -1660,7 +1660,10 @@ def number_of_sessions(text: str) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser. A new option is one more call of add_argument."""
+    """Return the parser. A new option is one more call of add_argument.
+
+    See also parse_options, for what does not go together, and access_options, for a run by hand.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -1785,11 +1788,11 @@ def refuse_unwritable_log(path: Path) -> None:
     """Raises Trouble if the log could not be written; leaves no new file behind."""
     try:
         refuse_unless_file(path, or_device=True)
-        try:
-            path.stat()
-            path.open("ab").close()
-        except FileNotFoundError:
-            tempfile.TemporaryFile(dir=path.resolve().parent).close()
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:  # a log that root created by a trial, the job's account could not write
+            with contextlib.suppress(OSError):
+                path.resolve().unlink()
     except OSError as error:
         raise Trouble(f"Cannot write to {path}: {explain_file(error)}") from None
 

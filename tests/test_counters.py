@@ -264,6 +264,11 @@ def unfit(bridge: Bridge, when: str) -> str:
     return f"The newest {bridge.name} counter is {fault}: it was logged {when}, at "
 
 
+def check(bridge: Bridge, when: str) -> str:
+    runs = "" if when.endswith("from now") else f"that the {bridge.name} runs, and "
+    return f" Check {runs}both clocks."
+
+
 # A zone of this computer, with its rules, so that no database of zones is needed; and whether log
 # times are in it.
 BERLIN, NEW_YORK = ("CET-1CEST,M3.5.0,M10.5.0/3", True), ("EST5EDT,M3.2.0,M11.1.0", True)
@@ -282,23 +287,18 @@ def patch() -> Iterator[MonkeyPatch]:
 # How the sentence ends
 FOR_UTC, LOCAL = " (taken for UTC).", " (taken for this computer's local time)."
 OTHER = " (UTC+0200)."
-CHECK = f"{FOR_UTC} Check both clocks."
 IF_LOCAL = (
     " If that server logs in this computer's local time, set LOG_TIMES_ARE_LOCAL = True in "
     "webbridge_restart.py."
 )
-SET = f"{FOR_UTC}{IF_LOCAL}"
-BOTH_HINTS = f"{CHECK}{IF_LOCAL}"
-UNSET = (
-    f"{LOCAL} If that server logs in UTC, set LOG_TIMES_ARE_LOCAL = False in webbridge_restart.py."
-)
+IF_UTC = " If that server logs in UTC, set LOG_TIMES_ARE_LOCAL = False in webbridge_restart.py."
 # The zones, now in UTC, the counter, its time, and if it does not count, what is told. The other
 # counter is fresh, but where the other setting is named.
 AGES = {
     "limit": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:01:00", "", ""),
     "old": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:00:59", "15 min ago", FOR_UTC),
     "limit ahead": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:31:00", "", ""),
-    "ahead": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:31:01", "15 min from now", CHECK),
+    "ahead": (UTC, "2026-06-20T21:16", CALL, "Jun 20 21:31:01", "15 min from now", FOR_UTC),
     "web limit": (UTC, "2026-06-20T21:16", WEB, "Jun 19 21:16:00", "", ""),
     "web old": (UTC, "2026-06-20T21:16", WEB, "Jun 19 21:15:59", "24 hours ago", FOR_UTC),
     "New Year": (UTC, "2027-01-01T00:01", CALL, "Dec 31 23:59:00", "", ""),
@@ -322,24 +322,33 @@ AGES = {
     "behind": (BERLIN, "2026-10-25T02:05", CALL, "Oct 25 03:00:00", "", ""),
     # The other setting is named only where it helps, and where nothing shows that this one is right
     "is old": (UTC_THERE, "2026-12-20T02:16", WEB, "Dec 19 01:15:00", "25 hours ago", FOR_UTC),
-    "is local": (UTC_THERE, "2026-12-20T02:16", CALL, "Dec 19 21:15:00", "5 hours ago", SET),
+    "is local": (
+        UTC_THERE,
+        "2026-12-20T02:16",
+        CALL,
+        "Dec 19 21:15:00",
+        "5 hours ago",
+        FOR_UTC,
+        IF_LOCAL,
+    ),
     "is local 2": (
         UTC_HERE,
         "2026-06-20T19:16",
         WEB,
         "Jun 20 21:15:00",
         "119 min from now",
-        BOTH_HINTS,
+        FOR_UTC,
+        IF_LOCAL,
     ),
-    "is UTC": (BERLIN, "2026-06-20T21:16", CALL, "Jun 20 21:15:00", "2 hours ago", UNSET),
-    "neither": (UTC_HERE, "2026-06-20T19:16", CALL, "Jun 20 22:00:00", "2 hours from now", CHECK),
+    "is UTC": (BERLIN, "2026-06-20T21:16", CALL, "Jun 20 21:15:00", "2 hours ago", LOCAL, IF_UTC),
+    "neither": (UTC_HERE, "2026-06-20T19:16", CALL, "Jun 20 22:00:00", "2 hours from now", FOR_UTC),
 }
 
 
 @mark.parametrize("row", AGES.values(), ids=AGES)
 def test_ages(remote: Remote, patch: MonkeyPatch, row: Any) -> None:
     """What does not count restarts nothing."""
-    (zone, is_local), now, bridge, stamp, when, end = row
+    (zone, is_local), now, bridge, stamp, when, taken_for, *other_setting = row
     remote.clock.wall_ahead = (utc(now) - NOW).total_seconds()
     if zone:
         if not hasattr(time, "tzset"):
@@ -348,7 +357,7 @@ def test_ages(remote: Remote, patch: MonkeyPatch, row: Any) -> None:
         time.tzset()
         patch.setattr(webbridge_restart, "LOG_TIMES_ARE_LOCAL", is_local)
     times = dict.fromkeys(BOTH, f"{utc(now) - MINUTE:%Y-%m-%d %H:%M:%S}Z")
-    times = dict.fromkeys(BOTH, stamp) if "LOG_TIMES" in end else {**times, bridge: stamp}
+    times = dict.fromkeys(BOTH, stamp) if other_setting else {**times, bridge: stamp}
     mmp = remote.at("10.48.79.194", text=(web(9, times[WEB]) + call(0, 9, times[CALL])).encode())
     ran = remote.run(*IF)
     (first, *others) = ran.log
@@ -357,6 +366,7 @@ def test_ages(remote: Remote, patch: MonkeyPatch, row: Any) -> None:
         assert (ran.status, len(others), RESTART in mmp.received) == (0, 1, True)
         return
     moment = r"20\d\d-\d\d-\d\d " + re.findall(r"\d\d:\d\d:\d\d", stamp)[0]
+    end = "".join([taken_for, check(bridge, when), *other_setting])
     problem = re.escape(unfit(bridge, when)) + moment + re.escape(end)
     begin = r"Nothing was restarted\. Cannot count: 1 \(10\.48\.79\.194\): "
     assert re.match(rf"{begin}{problem} \| A server that is down ", first)
@@ -369,6 +379,7 @@ def test_slow_log_ages_the_counters_before_it(remote: Remote) -> None:
     first = remote.at("10.48.79.194", text=(web(9) + call(0, 9, ago(14.5))).encode())
     slow = remote.at("10.48.79.195", text=(web(9) + call(0, 9)).encode(), log=[45.0])
     problem = f"{unfit(CALL, '15 min ago')}2026-06-20 21:01:30{FOR_UTC}"
+    problem += check(CALL, "15 min ago")
     begin = f"Nothing was restarted. Cannot count: 1 (10.48.79.194): {problem} | A server that is "
     assert [line[: len(begin)] for line in remote.run(*IF).log] == [begin]
     assert RESTART not in first.received + slow.received
@@ -402,8 +413,8 @@ def test_table(remote: Remote) -> None:
     for number, log in enumerate(logs, 194):
         remote.at(f"10.48.79.{number}", text=log.encode())
     ran = remote.run("--sessions")
-    old_call = f"{unfit(CALL, '25 min ago')}2026-06-20 20:51:00{FOR_UTC}"
-    old_web = f"{unfit(WEB, '24 hours ago')}2026-06-19 21:15:00{FOR_UTC}"
+    old_call = f"{unfit(CALL, '25 min ago')}2026-06-20 20:51:00{FOR_UTC}{check(CALL, 'ago')}"
+    old_web = f"{unfit(WEB, '24 hours ago')}2026-06-19 21:15:00{FOR_UTC}{check(WEB, 'ago')}"
     assert ran.err == (
         "Server            Web Bridge           Age       CMA    Age\n"
         "1 (10.48.79.194)  149 FULL             2 hours   14/17  1 min\n"
@@ -423,7 +434,7 @@ def test_full_web_bridges(remote: Remote, known_hosts: Path, log_file: Path) -> 
     command = command_line(sys.executable, webbridge_restart.SCRIPT, 1, 3, *options)
     names = [f"server {number} (10.48.79.{number + 193}) 2 min ago" for number in (1, 3)]
     words = "At 149 sessions a Web Bridge accepts no more, so nobody else can join there."
-    words += " To restart it now, which ends its meetings:"
+    words += " To restart it now, which ends its WebRTC sessions:"
     full = f"FULL: {', '.join(names)}. {words} {command}"
     assert remote.run("--sessions").out.splitlines()[-2] == full
     busy = "3 active sessions, more than --max-active 0; 1000000293 leaked sessions."

@@ -448,7 +448,7 @@ def full(remote: Remote, number: int, address: str, minutes: int = 1) -> str:
     return (
         f"FULL: server {number} ({address}) {minutes} min ago. At 149 sessions a Web Bridge "
         "accepts no more, so nobody else can join there. To restart it now, which ends its "
-        f"meetings: {by_hand}"
+        f"WebRTC sessions: {by_hand}"
     )
 
 

@@ -438,7 +438,7 @@ def test_log_that_cannot_be_written(
     counting = start("--sessions", "--log-file", str(nowhere), MMP_PASSWORD="")
     assert counting == (2, "", f"{NO_PASSWORD}\n", [])
     denied = PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr("tempfile.TemporaryFile", Mock(side_effect=denied))
+    monkeypatch.setattr(Path, "open", Mock(side_effect=denied))
     assert start()[2] == f"Cannot write to {log_file}: Permission denied. {RIGHTS}.\n"
 
 
