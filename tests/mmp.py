@@ -94,7 +94,8 @@ class MMP:
         return f"[{self.host}]:{self.port} {public(self.keys[0])}"
 
     def __enter__(self) -> MMP:
-        self.loop = asyncio.new_event_loop()
+        # The loop that Linux has, so that the server is the same on Windows
+        self.loop = asyncio.SelectorEventLoop()
         self.loop.set_exception_handler(lambda *_: None)  # of clients that hang up
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
