@@ -1440,9 +1440,10 @@ def explain_age(bridge: Bridge, reading: Reading) -> str:
     """Return when a counter of the wrong age was logged, and what to do."""
     counter, age = reading.counters[bridge], reading.ages[bridge]
     is_old, zone = age > datetime.timedelta(0), f"{counter.logged:UTC%z}"
-    hint = (
-        f" Check that the {bridge.name} runs, and both clocks." if is_old else " Check both clocks."
-    )
+    fault, when, runs = "of the future", "from now", ""
+    if is_old:
+        fault, when, runs = "too old", "ago", f"that the {bridge.name} runs, and "
+    hint = f" Check {runs}both clocks."
     if not counter.has_zone:
         zone = "taken for this computer's local time" if LOG_TIMES_ARE_LOCAL else "taken for UTC"
         otherwise = with_zone(counter.logged.replace(tzinfo=None), not LOG_TIMES_ARE_LOCAL)
@@ -1452,7 +1453,6 @@ def explain_age(bridge: Bridge, reading: Reading) -> str:
             log = "UTC" if LOG_TIMES_ARE_LOCAL else "this computer's local time"
             setting = f"LOG_TIMES_ARE_LOCAL = {not LOG_TIMES_ARE_LOCAL} in {SCRIPT.name}"
             hint = f"{hint} If that server logs in {log}, set {setting}."
-    fault, when = ("too old", "ago") if is_old else ("of the future", "from now")
     return (
         f"The newest {bridge.name} counter is {fault}: it was logged {format_span(age)} {when}, at "
         f"{counter.logged:%Y-%m-%d %H:%M:%S} ({zone}).{hint}"
@@ -1788,11 +1788,14 @@ def refuse_unwritable_log(path: Path) -> None:
     """Raises Trouble if the log could not be written; leaves no new file behind."""
     try:
         refuse_unless_file(path, or_device=True)
-        is_new = not path.exists()
-        path.open("ab").close()
-        if is_new:  # a log that root created by a trial, the job's account could not write
+        if path.exists():
+            path.open("ab").close()
+        else:  # a log that root created by a trial, the job's account could not write
+            path.resolve().open("xb").close()  # so only a file of its own is removed again
             with contextlib.suppress(OSError):
                 path.resolve().unlink()
+    except FileExistsError:
+        pass  # another run has created it just now
     except OSError as error:
         raise Trouble(f"Cannot write to {path}: {explain_file(error)}") from None
 
