@@ -442,6 +442,14 @@ def test_log_that_cannot_be_written(
     assert start()[2] == f"Cannot write to {log_file}: Permission denied. {RIGHTS}.\n"
 
 
+def test_log_that_another_run_creates_meanwhile(log_file: Path, monkeypatch: MonkeyPatch) -> None:
+    """The trial of the log does not remove it."""
+    log_file.write_text("a line\n")
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    webbridge_restart.refuse_unwritable_log(log_file)
+    assert log_file.read_text() == "a line\n"
+
+
 def test_new_and_old_log(start: Start, script: Path, tmp_path: Path, log_file: Path) -> None:
     """A new log of root's, who checks, could not be written by the scheduled job."""
     start("--check", MMP_PASSWORD="")
